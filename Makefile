@@ -1,0 +1,44 @@
+# deffi_lab: two commands do everything on a fresh machine: `make lab` and `make test`.
+# `make` alone explains the rest.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+LESSON ?= lessons/01_deep_boosting.ipynb
+PORT   ?= 8888
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: help setup lab app test notebooks check bench nb text weights study clean
+
+help:            ## what each command does
+	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+setup: $(VENV)/.ready   ## make the environment .venv (torch is pinned in constraints.txt)
+
+$(VENV)/.ready: settings.ini constraints.txt setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python tools/setup_env.py
+	@touch $@
+
+lab: setup       ## set up, then open JupyterLab on the first lesson
+	$(BIN)/python tools/lab.py --port $(PORT) $(LESSON)
+
+app: setup       ## set up, then open the same lesson as a page without code (Voila)
+	$(BIN)/python tools/lab.py --voila --port $(PORT) $(LESSON)
+
+test: setup      ## set up, then check that notebooks and modules agree, run the notebooks and the tests
+	$(BIN)/python tools/check.py
+	$(BIN)/nbdev_test --n_workers 2 --timing --pause 0.2
+	$(BIN)/python -m pytest $(PYTEST)
+
+bench: setup     ## measure side by side; writes bench/results/<machine>.json
+	$(BIN)/python bench/run.py $(BENCH)
+
+nb: setup        ## NB=nbs/...: text -> notebook, run, clean, export (TEXT=1: notebook -> text; REFRESH=1: run again)
+	$(BIN)/python tools/nb.py $(if $(TEXT),--text) $(if $(REFRESH),--refresh) $(NB)
+
+weights: setup   ## train the shipped reference weights again
+	$(BIN)/python tools/reference_weights.py
+	$(BIN)/python tools/landmarks.py
+
+clean:           ## remove the environment and what was built
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache

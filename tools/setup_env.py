@@ -1,0 +1,19 @@
+"""Fills the environment that runs this file: the pinned torch first, then everything else with its extras."""
+import subprocess
+import sys
+from pathlib import Path
+
+root = Path(__file__).resolve().parents[1]
+pins = root / "constraints.txt"
+torch = next(line for line in pins.read_text().splitlines() if line.startswith("torch=="))
+
+
+def pip(*args: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", *args],
+                   check=True, cwd=root)
+
+
+print(f"deffi_lab: setting up {sys.prefix} (a few minutes the first time)", flush=True)
+pip(torch)
+pip("-c", str(pins), "-e", ".[dev,voila,active]")
+print("deffi_lab: ready", flush=True)
