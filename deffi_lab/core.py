@@ -6,7 +6,7 @@
 __all__ = ['Oracle', 'REJECTED', 'pick_device', 'make_generator', 'Pool', 'Selection', 'Step', 'Method', 'KnobSpec', 'knob',
            'knob_specs', 'set_knob', 'check_knobs', 'PersonOracle']
 
-# %% ../nbs/0_core/00_core.ipynb #461f9cbb
+# %% ../nbs/0_core/00_core.ipynb #c6e41138
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# %% ../nbs/0_core/00_core.ipynb #ad7f3ca4
+# %% ../nbs/0_core/00_core.ipynb #cef3a68f
 def pick_device(name: str | torch.device | None = None) -> torch.device:
     """The device asked for; `None` or `"auto"` takes CUDA where there is one, else the CPU.
 
@@ -39,7 +39,7 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gener
     if not 0 <= seed < 2**63: raise ValueError(f"seed={seed}: must be in 0..2**63-1")
     return torch.Generator(device).manual_seed(seed)
 
-# %% ../nbs/0_core/00_core.ipynb #bf956214
+# %% ../nbs/0_core/00_core.ipynb #d94f5e6c
 Oracle = Callable[[Tensor], Tensor]
 REJECTED = -1
 
@@ -132,7 +132,7 @@ class Pool:
         self.y, self.rejected = (state[k].to(self.x.device).clone() for k in ("y", "rejected"))
         self.asked = int(state["asked"])
 
-# %% ../nbs/0_core/00_core.ipynb #e6a0ed36
+# %% ../nbs/0_core/00_core.ipynb #41bbcee4
 @dataclass(frozen=True, slots=True)
 class Selection:
     "What a query chose: indices int64 [k], and scores float [n] of all candidates (nan: no candidate)"
@@ -159,7 +159,7 @@ class Method(Protocol):
     def state_dict(self) -> dict: "All that the next step depends on, generators included"
     def load_state_dict(self, state: dict) -> None: "Takes up a state"
 
-# %% ../nbs/0_core/00_core.ipynb #6bcc2648
+# %% ../nbs/0_core/00_core.ipynb #761ed2e2
 @dataclass(frozen=True)
 class KnobSpec:
     "A knob as a screen needs it: range, scale, unit, choices, and whether it acts while running"
@@ -184,7 +184,8 @@ class KnobSpec:
     def check(self, value: Any) -> Any:
         "The value in the knob's type; ValueError names the value and the bounds"
         if self.choices is not None:
-            if value not in self.choices: raise ValueError(f"{self.name}={value!r}: choose one of {list(self.choices)}")
+            if value not in self.choices:
+                raise ValueError(f"{self.name}={value!r}: choose one of {list(self.choices)}")
             return value
         if self.kind == "bool":
             if not isinstance(value, bool): raise ValueError(f"{self.name}={value!r}: True or False")
@@ -192,8 +193,10 @@ class KnobSpec:
         try: number = float(value)
         except (TypeError, ValueError): raise ValueError(f"{self.name}={value!r}: a number is needed") from None
         if not math.isfinite(number) or not (self.low <= number <= self.high):
-            raise ValueError(f"{self.name}={value}: must be in {self.low:g}..{self.high:g}{self.unit and ' ' + self.unit}")
-        if self.kind == "int" and number != int(number): raise ValueError(f"{self.name}={value}: a whole number is needed")
+            bounds = f"{self.low:g}..{self.high:g} {self.unit}".rstrip()
+            raise ValueError(f"{self.name}={value}: must be in {bounds}")
+        if self.kind == "int" and number != int(number):
+            raise ValueError(f"{self.name}={value}: a whole number is needed")
         return int(number) if self.kind == "int" else number
 
 
@@ -233,7 +236,7 @@ def check_knobs(knobs: Any) -> None:
     "ValueError where any knob is out of its range"
     for spec in knob_specs(knobs): setattr(knobs, spec.name, spec.check(getattr(knobs, spec.name)))
 
-# %% ../nbs/0_core/00_core.ipynb #deff551d
+# %% ../nbs/0_core/00_core.ipynb #6aa47159
 class PersonOracle:
     "Labels from a person, asynchronously and from any thread: `ask`, `answer`, and `take` once `ready`"
     def __init__(self):

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deffi_lab.core import Step
-from deffi_lab.live import STATUSES, History, Run, Series
+from deffi_lab.history import History, Series
+from deffi_lab.live import STATUSES, Run
 from deffi_lab.store import StoreError, load_state
 
 BOUND = 20.0        # seconds after which a call counts as a deadlock

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import nbformat
+from execnb.nbio import read_nb, write_nb
 from jupytext import read as read_text
 from jupytext import write as write_text
 from nbclient import NotebookClient
 from nbdev.clean import clean_nb
-from execnb.nbio import read_nb, write_nb
 from nbdev.export import nb_export
 
 root = Path(__file__).resolve().parents[1]
@@ -37,10 +37,13 @@ def build(nb: Path, from_text: bool = True, timeout: int = 600) -> None:
         book = nbformat.read(nb, as_version=4)
     book.metadata = nbformat.from_dict({"kernelspec": {
         "display_name": "python3", "language": "python", "name": "python3"}})
+    for cell in book.cells:
+        if re.search(r"^#\|\s*eval:\s*false", cell.source, re.M): cell.metadata["tags"] = ["skip-execution"]
     export(book, nb)                       # the notebook may import what it has just defined
     NotebookClient(book, timeout=timeout, kernel_name="python3", store_widget_state=False,
                    resources={"metadata": {"path": str(nb.parent)}}).execute()
     book.metadata.pop("widgets", None)
+    for cell in book.cells: cell.metadata.pop("tags", None)
     nb.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(book, nb)
     cleaned = read_nb(nb)

@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['Race']
 
-# %% ../../nbs/3_methods/34_race.ipynb #674934d5
-from collections.abc import Iterator
+# %% ../../nbs/3_methods/34_race.ipynb #d840afe8
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ..core import Step
 
-# %% ../../nbs/3_methods/34_race.ipynb #fa686dbb
+# %% ../../nbs/3_methods/34_race.ipynb #5fcf7ae9
 class Race:
     """Methods that take turns, one round each, until all have ended.
 
-    `lanes` maps a name to a method; the first is the one whose knobs and attributes a lab shows.
+    `lanes` maps a name to a method; the first is the one whose knobs and attributes a lab shows. The knobs named
+    in `shared` are taken over from it by the others before each of their rounds, so that the recipe stays equal.
     """
-    def __init__(self, lanes: dict):
+    def __init__(self, lanes: dict, shared: Sequence[str] = ()):
         if not lanes: raise ValueError("lanes={}: a race needs at least one method")
-        self.lanes, self._turn, self._index, self._done = dict(lanes), 0, 0, set()
+        self.lanes, self.shared, self._turn, self._index, self._done = dict(lanes), tuple(shared), 0, 0, set()
 
     @property
     def first(self):
@@ -46,6 +47,7 @@ class Race:
 
     def _round(self, name: str, steps: Iterator[Step]) -> Iterator[Step]:
         "The steps of one lane up to its next boundary"
+        for k in self.shared: setattr(self.lanes[name].knobs, k, getattr(self.first.knobs, k))
         for step in steps:
             ended = self.lanes[name].at_boundary
             self._index += 1

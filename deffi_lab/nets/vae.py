@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['initialise', 'VAE', 'elbo', 'latents', 'Whitener', 'whiten', 'reference_vae']
 
-# %% ../../nbs/2_nets/20_vae.ipynb #d614f628
+# %% ../../nbs/2_nets/20_vae.ipynb #d8368f84
 import json
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..data.images import unit
 
-# %% ../../nbs/2_nets/20_vae.ipynb #223decc9
+# %% ../../nbs/2_nets/20_vae.ipynb #75dbbb68
 def initialise(net: nn.Module, generator: torch.Generator) -> nn.Module:
     "The same net with fresh weights, PyTorch's own distributions, drawn from `generator`"
     for layer in net.modules():
@@ -40,14 +40,14 @@ def _mlp(latent: int, channels: int, size: int, width: int) -> tuple[nn.Module, 
 
 
 def _conv(latent: int, channels: int, size: int, width: int) -> tuple[nn.Module, nn.Module]:
-    "Two strided convolutions each way around one hidden layer"
+    "A 4 x 4 patch embedding and a 3 x 3 convolution each way around one hidden layer"
     side, hidden = size // 4, 4 * width
-    encoder = nn.Sequential(nn.Conv2d(channels, width, 4, 2, 1), nn.ReLU(), nn.Conv2d(width, 2 * width, 4, 2, 1),
-                            nn.ReLU(), nn.Flatten(), nn.Linear(2 * width * side ** 2, hidden), nn.ReLU(),
+    encoder = nn.Sequential(nn.Conv2d(channels, width, 4, 4), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(),
+                            nn.Flatten(), nn.Linear(width * side ** 2, hidden), nn.ReLU(),
                             nn.Linear(hidden, 2 * latent))
-    decoder = nn.Sequential(nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, 2 * width * side ** 2), nn.ReLU(),
-                            nn.Unflatten(1, (2 * width, side, side)), nn.ConvTranspose2d(2 * width, width, 4, 2, 1),
-                            nn.ReLU(), nn.ConvTranspose2d(width, channels, 4, 2, 1))
+    decoder = nn.Sequential(nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, width * side ** 2), nn.ReLU(),
+                            nn.Unflatten(1, (width, side, side)), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(),
+                            nn.Conv2d(width, 16 * channels, 1), nn.PixelShuffle(4))
     return encoder, decoder
 
 
@@ -90,20 +90,35 @@ class VAE(nn.Module):
     def forward(self, x01: Float[Tensor, "n c h w"], generator: torch.Generator | None = None
                 ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         "Logits of a sample's reconstruction, means, log variances; the sample is drawn from `generator`"
-        mu, logvar = self.encode(x01)
+        mu, logvar = (t.float() for t in self.encode(x01))
         noise = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
         return self.decode_logits(torch.addcmul(mu, noise, (0.5 * logvar).exp())), mu, logvar
 
-# %% ../../nbs/2_nets/20_vae.ipynb #c728d35b
+# %% ../../nbs/2_nets/20_vae.ipynb #8c536d35
+class _BernoulliNLL(torch.autograd.Function):
+    "Sum over pixels of the cross-entropy, whose gradient `sigmoid(logits) - x` is written down, not traced"
+    @staticmethod
+    def forward(ctx, logits, x01):
+        ctx.save_for_backward(logits, x01)
+        return F.softplus(logits).sum() - torch.dot(logits.flatten(), x01.flatten())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        logits, x01 = ctx.saved_tensors
+        return torch.sigmoid(logits).sub_(x01).mul_(g), -g * logits if ctx.needs_input_grad[1] else None
+
+
 def elbo(logits: Float[Tensor, "n c h w"], x01: Float[Tensor, "n c h w"], mu: Float[Tensor, "n d"],
          logvar: Float[Tensor, "n d"], beta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    "Loss `recon + beta kl`, recon and kl: means over samples, nats a sample"
+    "Loss `recon + beta kl`, recon and kl: means over samples, nats a sample; ValueError for shapes that differ"
     if logits.shape != x01.shape: raise ValueError(f"logits {list(logits.shape)}, images {list(x01.shape)}: must agree")
-    recon = F.binary_cross_entropy_with_logits(logits, x01, reduction="sum") / len(x01)
+    recon = _BernoulliNLL.apply(logits.float(), x01) / len(x01)
+    mu, logvar = mu.float(), logvar.float()
     kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum() / len(x01)
     return recon + beta * kl, recon, kl
 
-# %% ../../nbs/2_nets/20_vae.ipynb #7b611ba6
+# %% ../../nbs/2_nets/20_vae.ipynb #25eba85c
 @torch.no_grad()
 def latents(vae: VAE, x: UInt8[Tensor, "n c h w"], batch: int = 2000) -> Float[Tensor, "n d"]:
     "Means of q(z|x) for uint8 images, `batch` at a time; ValueError for other types"
@@ -112,7 +127,7 @@ def latents(vae: VAE, x: UInt8[Tensor, "n c h w"], batch: int = 2000) -> Float[T
     if not len(x): return torch.empty(0, vae.latent, device=x.device)
     return torch.cat([vae.encode(unit(part))[0] for part in x.split(batch)])
 
-# %% ../../nbs/2_nets/20_vae.ipynb #cd7231c7
+# %% ../../nbs/2_nets/20_vae.ipynb #30cd144c
 @dataclass(frozen=True)
 class Whitener:
     "`apply`: raw latents [n d] to whitened [n alive]; `invert`: back, dead dimensions at their mean"
@@ -144,7 +159,7 @@ def whiten(z: Float[Tensor, "n d"], dead: float = 0.1) -> Whitener:
     if not bool(alive.any()): raise ValueError(f"all {z.shape[1]} dimensions vary by less than dead={dead}: lower it")
     return Whitener(mean, scale.clamp_min(1e-12), alive)
 
-# %% ../../nbs/2_nets/20_vae.ipynb #eb78b083
+# %% ../../nbs/2_nets/20_vae.ipynb #bbb65973
 def reference_vae(latent: int = 2, device: torch.device | str = "cpu") -> VAE:
     "The shipped VAE of MNIST with 2 or 16 latent dimensions, in evaluation mode; `.record` says how it was trained"
     if latent not in (2, 16): raise ValueError(f"latent={latent}: weights are shipped for 2 and 16")
