@@ -69,7 +69,9 @@ def server(folder: Path, voila: str | None = None) -> Iterator[Server]:
     env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"))
     for name in ("CONFIG", "DATA", "RUNTIME"): env[f"JUPYTER_{name}_DIR"] = str(folder / ".j" / name.lower())
     env.update(IPYTHONDIR=str(folder / ".j/ipython"), MPLCONFIGDIR=str(folder / ".j/mpl"))
-    (folder / ".j").mkdir(parents=True, exist_ok=True)
+    news = folder / ".j/settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True, exist_ok=True)
+    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     log = folder / ".j" / "server.log"
     with open(log, "w") as out:
         process = subprocess.Popen(_command(port, token, folder, folder / voila if voila else None), env=env,

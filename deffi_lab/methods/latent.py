@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bf16_is_fast', 'LatentKnobs', 'TrainVAE']
 
-# %% ../../nbs/3_methods/32_latent.ipynb #084c3f38
+# %% ../../nbs/3_methods/32_latent.ipynb #b25cefc6
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from ..core import Pool, Step, check_knobs, knob, make_generator
 from ..data.images import unit
 from ..nets.vae import VAE, elbo
 
-# %% ../../nbs/3_methods/32_latent.ipynb #1db38b78
+# %% ../../nbs/3_methods/32_latent.ipynb #1dcbcab8
 def bf16_is_fast(device: torch.device | str = "cpu") -> bool:
     "True where matrix products in bfloat16 run in hardware"
     if torch.device(device).type == "cuda": return torch.cuda.is_bf16_supported()
@@ -29,13 +29,13 @@ def bf16_is_fast(device: torch.device | str = "cpu") -> bool:
 @dataclass
 class LatentKnobs:
     "What can be turned while a VAE learns"
-    lr: float = knob(2e-3, 1e-5, 3e-2, scale="log", label="learning rate", help="Adam's step size")
+    lr: float = knob(4e-3, 1e-5, 3e-2, scale="log", label="learning rate", help="Adam's step size")
     beta: float = knob(1.0, 0.0, 10.0, label="β", help="weight of the KL term")
-    batch: int = knob(512, 16, 4096, scale="log", unit="images", help="images a minibatch")
+    batch: int = knob(256, 16, 4096, scale="log", unit="images", help="images a minibatch")
 
-# %% ../../nbs/3_methods/32_latent.ipynb #aee221bd
+# %% ../../nbs/3_methods/32_latent.ipynb #e7b6d62a
 class TrainVAE:
-    """Trains a VAE on `x` uint8 [n c h w] (or a `Pool`), one minibatch a step; metrics loss, recon, kl in nats a sample.
+    """Trains a VAE on `x` uint8 [n c h w] (or a `Pool`), a minibatch a step; metrics loss, recon, kl in nats.
 
     `vae`: start from a copy of its weights (None: a fresh one of `latent`, `kind`, `width`); `epochs`: stop after so
     many (None: go on); `bf16`: matrix products in bfloat16 (None: where the processor has them in hardware).

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SmallCNN', 'shift', 'train_classifier', 'predict', 'accuracy']
 
-# %% ../../nbs/2_nets/21_classify.ipynb #a648ad27
+# %% ../../nbs/2_nets/21_classify.ipynb #1877d8b3
 from collections.abc import Iterator
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..data.images import unit
 from .vae import initialise
 
-# %% ../../nbs/2_nets/21_classify.ipynb #5889bc5b
+# %% ../../nbs/2_nets/21_classify.ipynb #aaf277e5
 class SmallCNN(nn.Module):
     """Two convolutions and one hidden layer: images [n channels size size] in 0..1 -> logits [n n_classes].
 
@@ -39,7 +39,7 @@ class SmallCNN(nn.Module):
         "Logits"
         return self.head(self.features(x01))
 
-# %% ../../nbs/2_nets/21_classify.ipynb #c81f5d2d
+# %% ../../nbs/2_nets/21_classify.ipynb #4ce1b29b
 def shift(x: Tensor, generator: torch.Generator | None = None, pixels: int = 2) -> Tensor:
     "The same images [n c h w], each shifted by up to `pixels` along both axes, zeros outside"
     if pixels < 0: raise ValueError(f"pixels={pixels}: 0 or more")
@@ -51,7 +51,7 @@ def shift(x: Tensor, generator: torch.Generator | None = None, pixels: int = 2) 
     flat = (rows[:, :, None] * (w + 2 * pixels) + columns[:, None, :]).view(n, 1, -1).expand(n, c, -1)
     return padded.view(n, c, -1).gather(2, flat).view(n, c, h, w)
 
-# %% ../../nbs/2_nets/21_classify.ipynb #0838fa46
+# %% ../../nbs/2_nets/21_classify.ipynb #372f526c
 def train_classifier(net: nn.Module, x: UInt8[Tensor, "n c h w"], y: Int[Tensor, "n"], *, steps: int = 500,
                      batch: int = 64, lr: float = 2e-3, generator: torch.Generator | None = None, chunk: int = 10,
                      pixels: int = 2, weight_decay: float = 1e-4) -> Iterator[float]:

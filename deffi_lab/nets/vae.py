@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['initialise', 'VAE', 'elbo', 'latents', 'Whitener', 'whiten', 'reference_vae']
 
-# %% ../../nbs/2_nets/20_vae.ipynb #d8368f84
+# %% ../../nbs/2_nets/20_vae.ipynb #0cee13bb
 import json
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..data.images import unit
 
-# %% ../../nbs/2_nets/20_vae.ipynb #75dbbb68
+# %% ../../nbs/2_nets/20_vae.ipynb #ee247312
 def initialise(net: nn.Module, generator: torch.Generator) -> nn.Module:
     "The same net with fresh weights, PyTorch's own distributions, drawn from `generator`"
     for layer in net.modules():
@@ -94,7 +94,7 @@ class VAE(nn.Module):
         noise = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
         return self.decode_logits(torch.addcmul(mu, noise, (0.5 * logvar).exp())), mu, logvar
 
-# %% ../../nbs/2_nets/20_vae.ipynb #8c536d35
+# %% ../../nbs/2_nets/20_vae.ipynb #ff5e873b
 class _BernoulliNLL(torch.autograd.Function):
     "Sum over pixels of the cross-entropy, whose gradient `sigmoid(logits) - x` is written down, not traced"
     @staticmethod
@@ -118,7 +118,7 @@ def elbo(logits: Float[Tensor, "n c h w"], x01: Float[Tensor, "n c h w"], mu: Fl
     kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum() / len(x01)
     return recon + beta * kl, recon, kl
 
-# %% ../../nbs/2_nets/20_vae.ipynb #25eba85c
+# %% ../../nbs/2_nets/20_vae.ipynb #750b592a
 @torch.no_grad()
 def latents(vae: VAE, x: UInt8[Tensor, "n c h w"], batch: int = 2000) -> Float[Tensor, "n d"]:
     "Means of q(z|x) for uint8 images, `batch` at a time; ValueError for other types"
@@ -127,7 +127,7 @@ def latents(vae: VAE, x: UInt8[Tensor, "n c h w"], batch: int = 2000) -> Float[T
     if not len(x): return torch.empty(0, vae.latent, device=x.device)
     return torch.cat([vae.encode(unit(part))[0] for part in x.split(batch)])
 
-# %% ../../nbs/2_nets/20_vae.ipynb #30cd144c
+# %% ../../nbs/2_nets/20_vae.ipynb #9a36e0e6
 @dataclass(frozen=True)
 class Whitener:
     "`apply`: raw latents [n d] to whitened [n alive]; `invert`: back, dead dimensions at their mean"
@@ -159,7 +159,7 @@ def whiten(z: Float[Tensor, "n d"], dead: float = 0.1) -> Whitener:
     if not bool(alive.any()): raise ValueError(f"all {z.shape[1]} dimensions vary by less than dead={dead}: lower it")
     return Whitener(mean, scale.clamp_min(1e-12), alive)
 
-# %% ../../nbs/2_nets/20_vae.ipynb #bbb65973
+# %% ../../nbs/2_nets/20_vae.ipynb #4d6748d3
 def reference_vae(latent: int = 2, device: torch.device | str = "cpu") -> VAE:
     "The shipped VAE of MNIST with 2 or 16 latent dimensions, in evaluation mode; `.record` says how it was trained"
     if latent not in (2, 16): raise ValueError(f"latent={latent}: weights are shipped for 2 and 16")

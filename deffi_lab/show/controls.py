@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPEEDS', 'STYLE', 'COLORS', 'knob_widgets', 'status_html', 'error_html', 'RunBar']
 
-# %% ../../nbs/5_show/52_controls.ipynb #be148755
+# %% ../../nbs/5_show/52_controls.ipynb #304b0e1e
 import html
 import math
 from collections.abc import Callable
@@ -16,8 +16,8 @@ import ipywidgets as w
 from ..core import KnobSpec, Step
 from ..live import Run
 
-# %% ../../nbs/5_show/52_controls.ipynb #1e2f8d29
-SPEEDS = (("slow motion, 1/s", 1.0), ("4 steps/s", 4.0), ("16 steps/s", 16.0), ("full speed", None))
+# %% ../../nbs/5_show/52_controls.ipynb #157bc3e0
+SPEEDS = (("slow motion, 1/s", 1.0), ("4 steps/s", 4.0), ("16 steps/s", 16.0), ("full speed", 0.0))
 STYLE = dict(description_width="110px")
 
 
@@ -33,8 +33,8 @@ def _make(spec: KnobSpec, value: Any) -> w.Widget:
                                 step=spec.step or 0.05, readout_format=".2g", **how)
     if spec.kind == "int":
         return w.IntSlider(value=value, min=int(spec.low), max=int(spec.high), step=int(spec.step or 1), **how)
-    return w.FloatSlider(value=value, min=spec.low, max=spec.high, step=spec.step or (spec.high - spec.low) / 100,
-                         readout_format=".3g", **how)
+    step = spec.step or (spec.high - spec.low) / 100
+    return w.FloatSlider(value=value, min=spec.low, max=spec.high, step=step, readout_format=".3g", **how)
 
 
 def _read(spec: KnobSpec, value: Any) -> Any:
@@ -50,13 +50,14 @@ def knob_widgets(specs: list[KnobSpec], on_change: Callable[[str, Any], None],
     out = {}
     for spec in specs:
         out[spec.name] = box = _make(spec, getattr(values, spec.name, spec.default))
-        box.tooltip = f"{spec.help or spec.label}: {'acts on the next step' if spec.live else 'acts after a reset'}"
+        when = "acts on the next step" if spec.live else "acts after a reset"
+        box.tooltip = f"{spec.help or spec.label}: {when}"
         box.add_class(f"deffi-knob-{spec.name}")
         box.observe(lambda change, s=spec: on_change(s.name, _read(s, change["new"])), "value")
     return out
 
-# %% ../../nbs/5_show/52_controls.ipynb #4a3b5467
-COLORS = {"running": "#117733", "paused": "#996600", "failed": "#aa2222", "finished": "#332288"}
+# %% ../../nbs/5_show/52_controls.ipynb #ae5da474
+COLORS = {"running": "#2a9d5c", "paused": "#c98a00", "failed": "#e05252", "finished": "#7b6fd0"}
 
 
 def _number(v: float) -> str:
@@ -76,11 +77,11 @@ def status_html(status: str, step: Step | None, note: str = "") -> str:
 def error_html(title: str, text: str) -> str:
     "A traceback, escaped, in a box that scrolls"
     if not text: return ""
-    return (f'<div style="border-left:4px solid #aa2222;background:#fff4f4;color:#222;padding:6px 10px">'
+    return ('<div style="border-left:4px solid #aa2222;background:#fff4f4;color:#222;padding:6px 10px">'
             f'<b>{html.escape(title)}</b><pre style="max-height:240px;overflow:auto;font-size:12px;margin:4px 0;'
             f'white-space:pre-wrap;background:transparent;color:#222">{html.escape(text)}</pre></div>')
 
-# %% ../../nbs/5_show/52_controls.ipynb #de1ff726
+# %% ../../nbs/5_show/52_controls.ipynb #b027eedc
 class RunBar:
     "Start, Pause/Resume, Step, Stop, Reset and speed of a `Run`, with a status line; `.widget` shows them"
     def __init__(self, run: Run):
@@ -96,10 +97,11 @@ class RunBar:
         self.step_.on_click(lambda _: self._do(run.step))
         self.stop.on_click(lambda _: self._do(run.stop))
         self.reset.on_click(lambda _: self._do(run.reset))
-        self.speed = w.Dropdown(options=SPEEDS, value=run.speed if run.speed in dict(SPEEDS).values() else None,
+        known = run.speed in dict(SPEEDS).values()
+        self.speed = w.Dropdown(options=SPEEDS, value=run.speed if known else 0.0,
                                 layout=w.Layout(width="140px"), tooltip="At most so many steps a second")
         self.speed.add_class("deffi-speed")
-        self.speed.observe(lambda change: setattr(run, "speed", change["new"]), "value")
+        self.speed.observe(lambda change: setattr(run, "speed", change["new"] or None), "value")
         self.status = w.HTML()
         self.status.add_class("deffi-status")
         buttons = w.HBox([self.start, self.pause, self.step_, self.stop, self.reset, self.speed],
@@ -126,5 +128,7 @@ class RunBar:
         self.start.disabled = over or s in ("running", "paused", "stopping")
         self.pause.disabled = s not in ("running", "paused")
         self.pause.description, self.pause.icon = ("Resume", "play") if s == "paused" else ("Pause", "pause")
-        self.step_.disabled, self.stop.disabled = over or s in ("running", "stopping"), s not in ("running", "paused")
-        self.status.value = status_html(s, self.run.last, self.note or ("Reset to begin again" if over else ""))
+        self.step_.disabled = over or s in ("running", "stopping")
+        self.stop.disabled = s not in ("running", "paused")
+        note = self.note or ("Reset to begin again" if over else "")
+        self.status.value = status_html(s, self.run.last, note)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Lab']
 
-# %% ../../nbs/5_show/55_lab.ipynb #1d1e4abd
+# %% ../../nbs/5_show/55_lab.ipynb #6ba91a46
+import html
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,11 +25,11 @@ from .mpl import to_mpl
 from .plotly import to_html
 from .scene import Scene
 
-# %% ../../nbs/5_show/55_lab.ipynb #f1f28893
+# %% ../../nbs/5_show/55_lab.ipynb #32d85a13
 class Lab:
-    """Shows a `Run`: `draw(method) -> Scene` is called on the thread that owns the method, when a frame is wanted.
+    """Shows a `Run`: `draw(method) -> Scene` is called on the thread that owns the method, when wanted.
 
-    `on_click(method, panel, x, y)` and `on_drag(method, panel, x0, y0, x1, y1)` run there too, between two steps.
+    `on_click(method, panel, x, y)` and `on_drag(method, panel, x0, y0, x1, y1)` run there too, between steps.
     `extras` are widgets of the lab's own, below the knobs. `draw=None` takes the scenes of the steps.
     """
     def __init__(self, run: Run, draw: Callable[[Any], Scene] | None = None, title: str = "",
@@ -50,12 +51,12 @@ class Lab:
         run.on_status.append(self._status)
         self.widget = self._assemble(extras)
         self._status(run.status)
-        self.canvas.status = run.status
 
     def _assemble(self, extras: Sequence[w.Widget]) -> w.VBox:
         "Title, buttons, knobs, extras, canvas, error, from top to bottom"
-        head = [w.HTML(f"<b style='font-size:16px'>{self.title}</b>")] if self.title else []
-        knobs = [w.HBox(list(self.knobs.values()), layout=w.Layout(flex_flow="row wrap"))] if self.knobs else []
+        head = [w.HTML(f"<b style='font-size:16px'>{html.escape(self.title)}</b>")] if self.title else []
+        wrap = w.Layout(flex_flow="row wrap")
+        knobs = [w.HBox(list(self.knobs.values()), layout=wrap)] if self.knobs else []
         box = w.VBox([*head, self.bar.widget, *knobs, *extras, self.canvas, self.error])
         box.add_class("deffi-lab")
         return box
@@ -63,11 +64,12 @@ class Lab:
     def _ipython_display_(self) -> None:
         display(self.widget)
 
-    # ---- on the thread that owns the method ------------------------------------------------------------------
+    # ---- on the thread that owns the method ----
     def _scene(self, method: Any) -> Scene:
         if self.draw is not None: return self.draw(method)
         step = self.run.last
-        if step is None or step.scene is None: raise ValueError("no picture yet: give draw=, or steps with scene=")
+        if step is None or step.scene is None:
+            raise ValueError("no picture yet: give draw=, or steps with scene=")
         return step.scene()
 
     def _paint(self, method: Any) -> None:
@@ -89,17 +91,17 @@ class Lab:
             self.bar.refresh()
 
     def _status(self, status: str) -> None:
+        self.canvas.status = status                    # first: it is what "really paused" is measured by
         if self.canvas.attached and status not in ("running", "stopping"): self._paint(self.run.method)
         self.bar.refresh()
         self._tell()
-        self.canvas.status = status
 
     def _tell(self) -> None:
         "The traceback of the run, or of the drawing"
         self.error.value = error_html("The run has failed", self.run.error) if self.run.error else error_html(
             "The picture could not be drawn (training goes on)", self._failed_draw)
 
-    # ---- from the screen -------------------------------------------------------------------------------------
+    # ---- from the screen ----
     def _set_knob(self, name: str, value: Any) -> None:
         self.run.set(name, value).add_done_callback(self._refused)
 
@@ -118,9 +120,9 @@ class Lab:
             self.bar.note = "" if e is None else f"{type(e).__name__}: {e}"
             self.bar.refresh()
 
-    # ---- for the notebook ------------------------------------------------------------------------------------
+    # ---- for the notebook ----
     def redraw(self) -> None:
-        "Draws again between two steps, as after a change made from outside; nothing happens where nobody looks"
+        "Draws again between two steps, as after a change from outside; does nothing where nobody looks"
         if self.canvas.attached: self.run.call(self._paint)
 
     def scene(self, timeout: float = 30) -> Scene:

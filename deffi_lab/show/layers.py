@@ -6,14 +6,14 @@
 __all__ = ['PALETTE', 'GREY', 'UNKNOWN', 'rgb', 'class_color', 'class_rgb', 'floats', 'classes', 'bytes_', 'Layer', 'Points',
            'Paths', 'Field', 'Image', 'Map', 'Curves', 'Line', 'Text']
 
-# %% ../../nbs/5_show/50_layers.ipynb #95a916b2
+# %% ../../nbs/5_show/50_layers.ipynb #aef6be5c
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 
-# %% ../../nbs/5_show/50_layers.ipynb #8b5184fa
+# %% ../../nbs/5_show/50_layers.ipynb #f87c919c
 PALETTE = ("#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677",
            "#44AA99", "#882255", "#999933", "#AA4499", "#4477DD")
 GREY = "#8A8F98"
@@ -37,7 +37,7 @@ def class_rgb(label: np.ndarray) -> np.ndarray:
     table = np.array([rgb(class_color(i)) for i in range(256)], np.uint8)
     return table[np.asarray(label, np.uint8)]
 
-# %% ../../nbs/5_show/50_layers.ipynb #8d560f6d
+# %% ../../nbs/5_show/50_layers.ipynb #85cae125
 def _numpy(a: Any) -> np.ndarray:
     "A tensor or array-like on the CPU as a NumPy array"
     return np.asarray(a.detach().cpu() if hasattr(a, "detach") else a)
@@ -76,7 +76,7 @@ def bytes_(a: Any, what: str, channels: bool = False) -> np.ndarray:
     if a.dtype != np.uint8: raise ValueError(f"{what} has type {a.dtype}: uint8 (0..255) is needed")
     return np.array(a, order="C")
 
-# %% ../../nbs/5_show/50_layers.ipynb #09c6c023
+# %% ../../nbs/5_show/50_layers.ipynb #80882844
 class Layer:
     "What the layers share: named fields, colours checked, arrays set once"
     kind: ClassVar[str] = ""
@@ -137,7 +137,7 @@ class Paths(Layer):
         self._set(xy=xy, offsets=np.array(off, np.int32))
         self._paint(self.label, len(off) - 1)
 
-# %% ../../nbs/5_show/50_layers.ipynb #cf2ea6df
+# %% ../../nbs/5_show/50_layers.ipynb #9a1f0e47
 @dataclass(frozen=True, eq=False)
 class Field(Layer):
     "Arrows from xy [n 2] to xy + uv [n 2], in data units"
@@ -202,7 +202,7 @@ class Map(_Raster):
         t = self.strength[..., None].astype(np.float32) / 255 * 0.32
         return np.rint(255 * (1 - t) + class_rgb(self.classes) * t).astype(np.uint8)
 
-# %% ../../nbs/5_show/50_layers.ipynb #174fed59
+# %% ../../nbs/5_show/50_layers.ipynb #d7a07ea7
 @dataclass(frozen=True, eq=False)
 class Curves(Layer):
     "One curve y [n] over x [n], with an interval low..high [n] if given"
@@ -219,7 +219,8 @@ class Curves(Layer):
     def __post_init__(self):
         x = floats(self.x, (None,), "Curves.x")
         self._set(x=x, y=floats(self.y, (len(x),), "Curves.y"))
-        if (self.low is None) != (self.high is None): raise ValueError("Curves: both low and high, or neither")
+        if (self.low is None) != (self.high is None):
+            raise ValueError("Curves: both low and high, or neither")
         if self.low is not None:
             for k in ("low", "high"): self._set(**{k: floats(getattr(self, k), (len(x),), f"Curves.{k}")})
         self._paint(None, 0)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONFIG', 'TRACES', 'to_plotly', 'to_html']
 
-# %% ../../nbs/5_show/53_plotly.ipynb #92d5ee15
+# %% ../../nbs/5_show/53_plotly.ipynb #97eb6329
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .scene import Panel, Scene, grid
 
 CONFIG = dict(showSendToCloud=False, displaylogo=False, responsive=True, scrollZoom=True)
 
-# %% ../../nbs/5_show/53_plotly.ipynb #61e7a21c
+# %% ../../nbs/5_show/53_plotly.ipynb #be7ece51
 def _groups(la: Layer, n: int) -> Iterator[tuple[str, str, np.ndarray]]:
     "(name, colour, indices) for each class, or once"
     if la.color is not None or la.label is None:
@@ -44,26 +44,32 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([a for p in parts for a in (p, gap)]) if parts else gap
 
 
+def _line(xy: np.ndarray, name: str, color: str, width: float) -> go.Scattergl:
+    return go.Scattergl(x=xy[:, 0], y=xy[:, 1], mode="lines", name=name, line=dict(color=color, width=width))
+
+
 def _paths(la: Paths) -> Iterator[go.Scatter]:
     parts = np.split(la.xy, la.offsets[1:-1])
     for name, color, i in _groups(la, len(parts)):
         mine = [parts[k] for k in i]
         xy = _joined(mine)
-        yield go.Scatter(x=xy[:, 0], y=xy[:, 1], mode="lines", name=name, line=dict(color=color, width=la.width))
+        yield _line(xy, name, color, la.width)
         ends = np.array([p[-1] for p in mine if len(p)], np.float32).reshape(-1, 2)
-        if la.arrow: yield go.Scatter(x=ends[:, 0], y=ends[:, 1], mode="markers", name=name, showlegend=False,
-                                      marker=dict(color=color, size=6, symbol="diamond"))
+        if la.arrow:
+            yield go.Scattergl(x=ends[:, 0], y=ends[:, 1], mode="markers", name=name, showlegend=False,
+                               marker=dict(color=color, size=6, symbol="diamond"))
 
 
 def _field(la: Field) -> Iterator[go.Scatter]:
     xy = _joined([np.stack([a, a + d]) for a, d in zip(la.xy, la.uv)])
-    yield go.Scatter(x=xy[:, 0], y=xy[:, 1], mode="lines", name=la.name, line=dict(color=la.color, width=la.width))
+    yield _line(xy, la.name, la.color, la.width)
 
 
 def _curves(la: Curves) -> Iterator[go.Scatter]:
     if la.low is not None:
         yield go.Scatter(x=np.r_[la.x, la.x[::-1]], y=np.r_[la.low, la.high[::-1]], fill="toself", mode="none",
-                         fillcolor="rgba({},{},{},0.18)".format(*rgb(la.color)), hoverinfo="skip", showlegend=False)
+                         fillcolor="rgba({},{},{},0.18)".format(*rgb(la.color)), hoverinfo="skip",
+                         showlegend=False)
     yield go.Scatter(x=la.x, y=la.y, mode="lines+markers" if la.marks else "lines", name=la.name,
                      line=dict(color=la.color, width=la.width))
 
@@ -83,7 +89,7 @@ TRACES: dict[type, Callable] = {
     Image: lambda la: [_raster(la.pixels, la.extent, la.alpha)],
     Map: lambda la: [_raster(la.rgb()[::-1], la.extent)], Line: lambda la: [], Text: lambda la: []}
 
-# %% ../../nbs/5_show/53_plotly.ipynb #eba5fd18
+# %% ../../nbs/5_show/53_plotly.ipynb #a5236a69
 def _draw(fig: go.Figure, panel: Panel, row: int, col: int) -> None:
     "All layers of a panel, and its axes"
     at, (x, y) = dict(row=row, col=col), panel.limits()
@@ -116,8 +122,10 @@ def to_plotly(scene: Scene) -> go.Figure:
                         horizontal_spacing=0.06, vertical_spacing=0.14)
     for panel, (r, c, _, _) in zip(scene.panels, cells): _draw(fig, panel, r + 1, c + 1)
     fig.update_layout(template="plotly_white", height=340 * rows + 120, title=dict(text=scene.title, x=0.01),
-                      legend=dict(orientation="h", y=-0.12), margin=dict(l=50, r=20, t=80, b=60))
-    if scene.note: fig.add_annotation(text=scene.note, x=0, y=-0.08, xref="paper", yref="paper", showarrow=False)
+                      legend=dict(orientation="h", y=-0.12, itemsizing="constant"),
+                      margin=dict(l=50, r=20, t=80, b=60))
+    if scene.note:
+        fig.add_annotation(text=scene.note, x=0, y=-0.08, xref="paper", yref="paper", showarrow=False)
     return fig
 
 

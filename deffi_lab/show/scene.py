@@ -6,7 +6,7 @@
 __all__ = ['Panel', 'Scene', 'grid', 'GREY', 'PALETTE', 'UNKNOWN', 'Curves', 'Field', 'Image', 'Layer', 'Line', 'Map', 'Paths',
            'Points', 'Text', 'class_color', 'class_rgb', 'rgb']
 
-# %% ../../nbs/5_show/50_scene.ipynb #41ad4326
+# %% ../../nbs/5_show/50_scene.ipynb #c792f2b9
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ from deffi_lab.show.layers import (
 _all_ = ["GREY", "PALETTE", "UNKNOWN", "Curves", "Field", "Image", "Layer", "Line", "Map", "Paths", "Points",
          "Text", "class_color", "class_rgb", "rgb"]
 
-# %% ../../nbs/5_show/50_scene.ipynb #58f87dff
+# %% ../../nbs/5_show/50_scene.ipynb #8e8314a9
 def _limits(lo: float, hi: float, log: bool) -> tuple[float, float]:
     "A margin of 4 % around lo..hi, in the logarithm where the axis is one"
     if log:
@@ -88,7 +88,7 @@ def _tags(points: Points, names: Sequence[str] | None) -> Iterator[Text]:
         text = names[c] if names is not None and c < len(names) else str(c)
         yield Text(float(x), float(y), text, color="#111111", size=14)
 
-# %% ../../nbs/5_show/50_scene.ipynb #dae4d12f
+# %% ../../nbs/5_show/50_scene.ipynb #417971e2
 @dataclass(frozen=True, eq=False)
 class Scene:
     "Panels with a title and a note; names of panels are unique"

@@ -31,7 +31,7 @@ function niceTicks(lo, hi, most) {
   const raw = (hi - lo) / Math.max(most, 1), ten = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((m) => m * ten).find((s) => s >= raw * 0.999);
   const out = [];
-  for (let v = Math.ceil(lo / step - 1e-6) * step; v <= hi + step * 1e-6; v += step) out.push(Math.abs(v) < step / 1e6 ? 0 : v);
+  for (let k = Math.ceil(lo / step - 1e-6); k * step <= hi + step * 1e-6; k++) out.push(k * step);
   const digits = Math.min(Math.max(0, -Math.floor(Math.log10(step) + 1e-9)), 12);
   const big = Math.max(Math.abs(lo), Math.abs(hi));
   const text = (v) => (v !== 0 && (big >= 1e6 || big < 1e-4)) ? v.toExponential(1) : v.toFixed(digits);
@@ -58,7 +58,6 @@ function projection(panel, box) {
   if (panel.equal || !panel.axes) {              // one unit is as long on both axes: shrink the box, from its corner
     const unit = Math.min(w / (x1 - x0), h / (y1 - y0));
     const w1 = unit * (x1 - x0), h1 = unit * (y1 - y0);
-    if (!panel.axes) x += (w - w1) / 2;
     w = w1; h = h1;
   }
   const sx = w / (x1 - x0), sy = h / (y1 - y0);
@@ -372,7 +371,7 @@ function render({ model, el }) {
   const root = element("div", el, "position:relative;width:100%;background:#fff;border-radius:4px;overflow:hidden;min-height:40px", "deffi-canvas");
   const canvas = element("canvas", root, "display:block;touch-action:none");
   const tip = element("div", root, `position:absolute;right:8px;top:4px;font:11px ${FONT};color:${SOFT};pointer-events:none;background:rgba(255,255,255,.85)`);
-  const gone = element("div", root, `position:absolute;left:0;right:0;bottom:0;padding:6px 12px;font:13px ${FONT};background:#7a1f1f;color:#fff;display:none`);
+  const gone = element("div", root, `position:absolute;left:0;right:0;top:0;padding:6px 12px;font:13px ${FONT};background:#7a1f1f;color:#fff;display:none`);
   gone.textContent = GONE;
   const view = { root, canvas, tip, scene: null, mark: null, projections: null, frame: null, raf: 0 };
   root.deffi = { seq: 0, scene: null, boxes: [], pause_ms: [] };
