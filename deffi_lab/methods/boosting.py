@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['still', 'DeepBoosting']
 
-# %% ../../nbs/3_methods/31_boosting.ipynb #e400294f
+# %% ../../nbs/3_methods/31_boosting.ipynb #64b67125
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from ..nets.classify import predict, shift
 from ..nets.geometry import nearest
 from ..nets.vae import VAE
 
-# %% ../../nbs/3_methods/31_boosting.ipynb #fbad9704
+# %% ../../nbs/3_methods/31_boosting.ipynb #b2f39777
 @contextmanager
 def still(net: nn.Module) -> Iterator[nn.Module]:
     "The net in evaluation mode for a look at it in the midst of training, which then goes on as if nobody had looked"
@@ -54,7 +54,8 @@ class DeepBoosting:
             raise ValueError(f"schedule={schedule}: totals of labels must rise, from at least 1")
         most = schedule[-1] if schedule else self.knobs.first
         if most > len(pool): raise ValueError(f"{most} labels are to be bought: the pool has {len(pool)} samples")
-        if len(x_test) != len(y_test): raise ValueError(f"{len(x_test)} test images, {len(y_test)} labels: one for each")
+        if len(x_test) != len(y_test):
+            raise ValueError(f"{len(x_test)} test images, {len(y_test)} labels: one for each")
         if self.knobs.scheme == "si" and oracle is None and person is None:
             raise ValueError("scheme='si' needs oracle=, a labeller of images: see teacher_oracle, or a person=")
         self.pool, self.x_test, self.y_test, self.seed = pool, x_test, y_test, seed
@@ -105,6 +106,7 @@ class DeepBoosting:
         self.generator.set_state(self._chance[0]); self.cpu.set_state(self._chance[1])
         k = self.total - self.pool.asked
         if k > 0: yield from self._buy(k)
+        self._mark()
         yield from self._train()
         right = 0
         for x, y in zip(self.x_test.split(500), self.y_test.split(500)):
@@ -193,7 +195,7 @@ class DeepBoosting:
     def _synthesise(self, k: int) -> Iterator[tuple[str, dict]]:
         "SI: decoded images are labelled; what re-encodes too far away is not asked about, -1 is asked and lost"
         w, y, stop = self.starts(k)
-        walks = yield from self.walking(w, y, stop=stop)
+        walks = yield from self._told(self.walking(w, y, stop))
         with torch.no_grad():
             x = self.space.decode(walks.end)
             off = (self.space.encode(x) - walks.end).norm(dim=1) > self.knobs.tolerance
@@ -292,7 +294,8 @@ class DeepBoosting:
 
     def load_state_dict(self, state: dict) -> None:
         "Takes up a state; ValueError where it is of another seed or pool"
-        if state["seed"] != self.seed: raise ValueError(f"seed={state['seed']} was saved, this method has {self.seed}")
+        if state["seed"] != self.seed:
+            raise ValueError(f"seed={state['seed']} was saved, this method has {self.seed}")
         self.pool.load_state_dict(state["pool"])
         self.net.load_state_dict(state["net"])
         self.net.eval()
@@ -300,5 +303,5 @@ class DeepBoosting:
         for k, v in state["knobs"].items(): set_knob(self.knobs, k, v)
         self._chance = tuple(c.cpu() if c.dtype == torch.uint8 else c for c in state["chance"])
         self.curve, self.diagnosis = [tuple(p) for p in state["curve"]], [dict(d) for d in state["diagnosis"]]
-        self.order, self.extra_x, self.extra_y = (state[k].to(self.z.device) for k in ("order", "extra_x", "extra_y"))
+        for k in ("order", "extra_x", "extra_y"): setattr(self, k, state[k].to(self.z.device))
         self.walks, self.picked, self.selection, self.at_boundary = None, None, None, True

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEMES', 'BoostingKnobs', 'distinct', 'teacher_oracle', 'Queries']
 
-# %% ../../nbs/3_methods/30_queries.ipynb #c9452d24
+# %% ../../nbs/3_methods/30_queries.ipynb #10aa6b0b
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from ..core import Selection, knob
 from ..nets.classify import predict
 from ..nets.geometry import herding, margin, nearest, spread
 
-# %% ../../nbs/3_methods/30_queries.ipynb #a73e6fc3
+# %% ../../nbs/3_methods/30_queries.ipynb #fd88e7b2
 SCHEMES = ("boost", "snn", "snn-decoded", "si", "pool-walk", "margin-diverse", "margin", "random")
 
 
@@ -40,10 +40,11 @@ class BoostingKnobs:
     starts: int = knob(1500, 1, 20_000, scale="log", help="walks from unlabelled samples (pool-walk)")
     tolerance: float = knob(2., .1, 10., unit="sd", help="si: furthest a re-encoded image may lie from its latent")
 
-# %% ../../nbs/3_methods/30_queries.ipynb #7fe6f531
+# %% ../../nbs/3_methods/30_queries.ipynb #e29b10cd
 def distinct(choices: Int[Tensor, "m r"], k: int) -> Int[Tensor, "j"]:
     "The first at most `k` different entries: first choices of all rows, then second ones, ..."
-    return torch.tensor(list(dict.fromkeys(choices.T.flatten().tolist()))[:k], dtype=torch.int64, device=choices.device)
+    order = list(dict.fromkeys(choices.T.flatten().tolist()))
+    return torch.tensor(order[:k], dtype=torch.int64, device=choices.device)
 
 
 def teacher_oracle(net: nn.Module, confidence: float = .9) -> Callable[[Tensor], Tensor]:
@@ -54,7 +55,7 @@ def teacher_oracle(net: nn.Module, confidence: float = .9) -> Callable[[Tensor],
         return y.masked_fill(p < confidence, -1)
     return ask
 
-# %% ../../nbs/3_methods/30_queries.ipynb #4c1b5c5b
+# %% ../../nbs/3_methods/30_queries.ipynb #7328e197
 class Queries:
     "The ways of finding samples, as generators over a method `m` (a `DeepBoosting`) that return a `Selection`"
     def __init__(self, m): self.m = m

@@ -6,7 +6,7 @@
 __all__ = ['check_query', 'check_rows', 'best', 'random_query', 'margin_query', 'entropy_query', 'margin_diverse_query',
            'badge_query', 'typiclust_query', 'coverage_query']
 
-# %% ../../nbs/3_methods/30_selection.ipynb #838f3172
+# %% ../../nbs/3_methods/30_selection.ipynb #7ba7acec
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,11 +14,12 @@ from torch import Tensor
 from ..core import Pool, Selection
 from ..nets.geometry import entropy, groups, herd, margin, nearest, spread
 
-# %% ../../nbs/3_methods/30_selection.ipynb #88b11c2c
+# %% ../../nbs/3_methods/30_selection.ipynb #82aedc58
 def check_query(pool: Pool, k: int) -> Tensor:
     "Indices that may be asked for; ValueError where `k` of them cannot be chosen"
     free = pool.unlabelled_indices
-    if not 1 <= k <= len(free): raise ValueError(f"k={k}: {len(free)} unlabelled samples are left, choose 1..{len(free)}")
+    if not 1 <= k <= len(free):
+        raise ValueError(f"k={k}: {len(free)} unlabelled samples are left, choose 1..{len(free)}")
     return free
 
 
@@ -34,7 +35,7 @@ def best(pool: Pool, score: Float[Tensor, "n"], k: int) -> Selection:
     scores = torch.full((len(pool),), torch.nan, device=score.device).index_copy(0, free, score[free].float())
     return Selection(free[score[free].argsort(descending=True, stable=True)[:k]], scores)
 
-# %% ../../nbs/3_methods/30_selection.ipynb #2baf04a0
+# %% ../../nbs/3_methods/30_selection.ipynb #e767498c
 def random_query(pool: Pool, k: int, generator: torch.Generator) -> Selection:
     "`k` unlabelled samples, each with equal chance"
     return best(pool, torch.rand(len(pool), generator=generator, device=pool.x.device), k)
@@ -51,7 +52,7 @@ def entropy_query(pool: Pool, logits: Float[Tensor, "n c"], k: int) -> Selection
     check_rows(pool, "logits", logits)
     return best(pool, entropy(logits), k)
 
-# %% ../../nbs/3_methods/30_selection.ipynb #c3f9beeb
+# %% ../../nbs/3_methods/30_selection.ipynb #f2146ec0
 def margin_diverse_query(pool: Pool, logits: Float[Tensor, "n c"], z: Float[Tensor, "n d"], k: int,
                          generator: torch.Generator, breadth: int = 10) -> Selection:
     "The most doubtful of each of `k` latent groups of the `breadth * k` samples of smallest margin"
@@ -81,11 +82,11 @@ def badge_query(pool: Pool, logits: Float[Tensor, "n c"], features: Float[Tensor
         j = out[-1]
         away = torch.minimum(away, (size + size[j] - 2 * (e @ e[j]) * (f @ f[j])).clamp(min=0)).index_fill(
             0, torch.tensor(out, device=size.device), 0)
-        draw = away if away.sum() > 0 else torch.ones_like(away).index_fill(0, torch.tensor(out, device=size.device), 0)
-        out.append(int(torch.multinomial(draw, 1, generator=generator)))
+        if not away.sum() > 0: away = torch.ones_like(away).index_fill(0, torch.tensor(out, device=size.device), 0)
+        out.append(int(torch.multinomial(away, 1, generator=generator)))
     return Selection(i[torch.tensor(out, device=i.device)], long.scores)
 
-# %% ../../nbs/3_methods/30_selection.ipynb #0b10e1d1
+# %% ../../nbs/3_methods/30_selection.ipynb #db21b69d
 def typiclust_query(pool: Pool, z: Float[Tensor, "n d"], k: int, generator: torch.Generator,
                     neighbours: int = 20) -> Selection:
     "The most typical of each of `k` latent groups, groups without a label first (scores: typicality)"

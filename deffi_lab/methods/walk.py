@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Space', 'Target', 'direction', 'Walks', 'walk']
 
-# %% ../../nbs/3_methods/30_walk.ipynb #ba6dfbdf
+# %% ../../nbs/3_methods/30_walk.ipynb #2e1152fb
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..nets.geometry import margin
 from ..nets.vae import VAE, initialise, latents, whiten
 
-# %% ../../nbs/3_methods/30_walk.ipynb #e495cf4e
+# %% ../../nbs/3_methods/30_walk.ipynb #bdef2788
 class Space:
     "Latents `z` [n d] of images and their whitened form `w` [n a], with the way back to images"
     def __init__(self, vae: VAE, x: UInt8[Tensor, "n c h w"]):
@@ -52,7 +52,7 @@ class Target(nn.Module):
         "Logits"
         return self.head(self.features(x01))
 
-# %% ../../nbs/3_methods/30_walk.ipynb #852d72b5
+# %% ../../nbs/3_methods/30_walk.ipynb #16119549
 def direction(w: Float[Tensor, "m a"], y: Int[Tensor, "m"], decode: Callable, net: nn.Module
               ) -> tuple[Float[Tensor, "m a"], Float[Tensor, "m k"]]:
     "Unit gradients of the cross-entropy of `net(decode(w))` to `y` (0 where the gradient is 0), and the logits"
@@ -121,8 +121,9 @@ class Walks:
         t = torch.arange(1, self.steps + 1, device=self.y.device)
         on = t <= self.taken[:, None]
         near = (self.margin[:, 1:] < .5)[on].float().mean() if on.any() else torch.zeros(())
-        return {"gain": float((self.loss[:, -1] - self.loss[:, 0]).mean()), "flipped": float(self.flipped.float().mean()),
-                "steps": float(self.taken.float().mean()), "near": float(near)}
+        return {"gain": float((self.loss[:, -1] - self.loss[:, 0]).mean()),
+                "flipped": float(self.flipped.float().mean()), "steps": float(self.taken.float().mean()),
+                "near": float(near)}
 
 
 def walk(w: Float[Tensor, "m a"], y: Int[Tensor, "m"], decode: Callable, net: nn.Module, **how) -> Walks:

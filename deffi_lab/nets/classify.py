@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SmallCNN', 'shift', 'train_classifier', 'predict', 'accuracy']
 
-# %% ../../nbs/2_nets/21_classify.ipynb #1877d8b3
+# %% ../../nbs/2_nets/21_classify.ipynb #10793306
 from collections.abc import Iterator
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..data.images import unit
 from .vae import initialise
 
-# %% ../../nbs/2_nets/21_classify.ipynb #aaf277e5
+# %% ../../nbs/2_nets/21_classify.ipynb #4e6cba1a
 class SmallCNN(nn.Module):
     """Two convolutions and one hidden layer: images [n channels size size] in 0..1 -> logits [n n_classes].
 
@@ -28,7 +28,7 @@ class SmallCNN(nn.Module):
         if size < 8: raise ValueError(f"size={size}: at least 8 pixels")
         if n_classes < 2: raise ValueError(f"n_classes={n_classes}: at least 2")
         self.shape = (channels, size, size)
-        side = -(-(-(-size // 2)) // 2)
+        side = (size + 3) // 4
         self.features = nn.Sequential(nn.Conv2d(channels, width, 5, 2, 2), nn.ReLU(),
                                       nn.Conv2d(width, 2 * width, 5, 2, 2), nn.ReLU(), nn.Flatten(),
                                       nn.Linear(2 * width * side * side, 8 * width), nn.ReLU())
@@ -39,7 +39,7 @@ class SmallCNN(nn.Module):
         "Logits"
         return self.head(self.features(x01))
 
-# %% ../../nbs/2_nets/21_classify.ipynb #4ce1b29b
+# %% ../../nbs/2_nets/21_classify.ipynb #af659c7b
 def shift(x: Tensor, generator: torch.Generator | None = None, pixels: int = 2) -> Tensor:
     "The same images [n c h w], each shifted by up to `pixels` along both axes, zeros outside"
     if pixels < 0: raise ValueError(f"pixels={pixels}: 0 or more")
@@ -51,7 +51,7 @@ def shift(x: Tensor, generator: torch.Generator | None = None, pixels: int = 2) 
     flat = (rows[:, :, None] * (w + 2 * pixels) + columns[:, None, :]).view(n, 1, -1).expand(n, c, -1)
     return padded.view(n, c, -1).gather(2, flat).view(n, c, h, w)
 
-# %% ../../nbs/2_nets/21_classify.ipynb #372f526c
+# %% ../../nbs/2_nets/21_classify.ipynb #6d85a532
 def train_classifier(net: nn.Module, x: UInt8[Tensor, "n c h w"], y: Int[Tensor, "n"], *, steps: int = 500,
                      batch: int = 64, lr: float = 2e-3, generator: torch.Generator | None = None, chunk: int = 10,
                      pixels: int = 2, weight_decay: float = 1e-4) -> Iterator[float]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Lab']
 
-# %% ../../nbs/5_show/55_lab.ipynb #6ba91a46
+# %% ../../nbs/5_show/55_lab.ipynb #8ea2ce94
 import html
 import time
 import traceback
@@ -25,16 +25,17 @@ from .mpl import to_mpl
 from .plotly import to_html
 from .scene import Scene
 
-# %% ../../nbs/5_show/55_lab.ipynb #32d85a13
+# %% ../../nbs/5_show/55_lab.ipynb #2f569d72
 class Lab:
     """Shows a `Run`: `draw(method) -> Scene` is called on the thread that owns the method, when wanted.
 
     `on_click(method, panel, x, y)` and `on_drag(method, panel, x0, y0, x1, y1)` run there too, between steps.
+    `front` names the knobs shown at once, the others wait behind "more knobs" (None: all are shown).
     `extras` are widgets of the lab's own, below the knobs. `draw=None` takes the scenes of the steps.
     """
     def __init__(self, run: Run, draw: Callable[[Any], Scene] | None = None, title: str = "",
                  extras: Sequence[w.Widget] = (), *, fps: float = 8.0, on_click: Callable | None = None,
-                 on_drag: Callable | None = None):
+                 on_drag: Callable | None = None, front: Sequence[str] | None = None):
         self.run, self.draw, self.title = run, draw, title
         self.canvas, self.bar, self.error, self.pause_ms = SceneCanvas(fps), RunBar(run), w.HTML(), []
         self.error.add_class("deffi-error")
@@ -49,15 +50,21 @@ class Lab:
         self._said, self._failed_draw = 0.0, ""
         run.on_frame, run.frame_due = self._frame, self.canvas.due
         run.on_status.append(self._status)
-        self.widget = self._assemble(extras)
+        self.widget = self._assemble(extras, front)
         self._status(run.status)
 
-    def _assemble(self, extras: Sequence[w.Widget]) -> w.VBox:
+    def _rows(self, front: Sequence[str] | None) -> list[w.Widget]:
+        "The knobs in front, and a closed drawer with the others"
+        row = lambda names: w.HBox([self.knobs[n] for n in names], layout=w.Layout(flex_flow="row wrap"))
+        front = list(self.knobs) if front is None else [n for n in front if n in self.knobs]
+        rest = [n for n in self.knobs if n not in front]
+        drawer = [w.Accordion([row(rest)], titles=("more knobs",), selected_index=None)] if rest else []
+        return ([row(front)] if front else []) + drawer
+
+    def _assemble(self, extras: Sequence[w.Widget], front: Sequence[str] | None) -> w.VBox:
         "Title, buttons, knobs, extras, canvas, error, from top to bottom"
         head = [w.HTML(f"<b style='font-size:16px'>{html.escape(self.title)}</b>")] if self.title else []
-        wrap = w.Layout(flex_flow="row wrap")
-        knobs = [w.HBox(list(self.knobs.values()), layout=wrap)] if self.knobs else []
-        box = w.VBox([*head, self.bar.widget, *knobs, *extras, self.canvas, self.error])
+        box = w.VBox([*head, self.bar.widget, *self._rows(front), *extras, self.canvas, self.error])
         box.add_class("deffi-lab")
         return box
 
