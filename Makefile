@@ -5,9 +5,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LESSON ?= lessons/01_deep_boosting.ipynb
 PORT   ?= 8888
-export OMP_NUM_THREADS ?= 2
+# One thread a process: tests and notebooks run side by side, and two busy pools of threads hinder each other.
+test nb bench: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup lab app test notebooks check bench nb text weights study clean
+.PHONY: help setup lab app test bench nb weights clean
 
 help:            ## what each command does
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -30,15 +31,16 @@ test: setup      ## set up, then check that notebooks and modules agree, run the
 	$(BIN)/nbdev_test --n_workers 2 --timing --pause 0.2
 	$(BIN)/python -m pytest $(PYTEST)
 
-bench: setup     ## measure side by side; writes bench/results/<machine>.json
+bench: setup     ## measure side by side; writes bench/results/<machine>.json (BENCH=neighbours: one of them)
 	$(BIN)/python bench/run.py $(BENCH)
 
 nb: setup        ## NB=nbs/...: text -> notebook, run, clean, export (TEXT=1: notebook -> text; REFRESH=1: run again)
 	$(BIN)/python tools/nb.py $(if $(TEXT),--text) $(if $(REFRESH),--refresh) $(NB)
 
-weights: setup   ## train the shipped reference weights again
+weights: setup   ## make the shipped weights, landmarks and picture again
 	$(BIN)/python tools/reference_weights.py
 	$(BIN)/python tools/landmarks.py
+	$(BIN)/python tools/picture.py
 
 clean:           ## remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INK', 'ORANGE', 'FRONT', 'BoostingView', 'answer_box', 'boosting_race', 'boosting_lab']
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #230670b6
+# %% ../../nbs/6_labs/61_boosting.ipynb #e6eedccd
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +31,7 @@ from ..show.scene import Panel, Scene
 INK, ORANGE = "#111111", "#EE7733"
 FRONT = ("scheme", "eta", "steps", "query", "lr")
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #8aa6004c
+# %% ../../nbs/6_labs/61_boosting.ipynb #9e13bfff
 class BoostingView:
     "The picture of deep boosting: map with regions and walks, digits along a walk, accuracy, picks, one digit"
     def __init__(self, method: DeepBoosting, truth: Tensor, chart: PlaneChart | LandmarkChart, sample: int = 5000):
@@ -133,7 +133,7 @@ class BoostingView:
         return Scene([self.map(m), self.accuracy(race.lanes), self.digits(m), self.bought(m), self.one(m)],
                      title="Deep boosting", note=m.note())
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #17d6fc74
+# %% ../../nbs/6_labs/61_boosting.ipynb #5f057cd1
 def answer_box(person: PersonOracle, names: list[str], answered) -> VBox:
     "Buttons and a text field through which a person answers; `answered()` is called after each answer"
     def give(label: int) -> None:
@@ -154,7 +154,7 @@ def answer_box(person: PersonOracle, names: list[str], answered) -> VBox:
     return VBox([HTML("<b>You are the oracle:</b> which class is the digit under “which class is this?”"),
                  HBox([field, *buttons], layout={"flex_flow": "row wrap"})])
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #d88aa6a0
+# %% ../../nbs/6_labs/61_boosting.ipynb #bd371e20
 def boosting_race(data: ImageSet, vae: VAE, knobs: BoostingKnobs, seed: int = 0,
                   person: PersonOracle | None = None) -> Race:
     "Deep boosting and its random twin: same pool, same start, same recipe"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DRAW', 'Picture', 'to_mpl']
 
-# %% ../../nbs/5_show/54_mpl.ipynb #887bdcf0
+# %% ../../nbs/5_show/54_mpl.ipynb #a94ff006
 import io
 from collections.abc import Callable
 
@@ -14,18 +14,19 @@ import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .layers import (
     Curves, Field, Image, Layer, Line, Map, Paths, Points, Text, class_rgb, rgb)
 from .scene import Panel, Scene, grid
 
-# %% ../../nbs/5_show/54_mpl.ipynb #8fa1c792
+# %% ../../nbs/5_show/54_mpl.ipynb #6edaad29
 class Picture(Figure):
     "A Figure that shows itself as a PNG in a notebook, without pyplot"
     def _repr_png_(self) -> bytes:
         raw, out = io.BytesIO(), io.BytesIO()
         self.savefig(raw, format="png", dpi=self.dpi)
-        picture = PIL.Image.open(raw).convert("RGB").quantize(128, dither=PIL.Image.Dither.NONE)
+        picture = PIL.Image.open(raw).convert("RGB").quantize(256, method=PIL.Image.Quantize.FASTOCTREE, dither=PIL.Image.Dither.NONE)
         picture.save(out, format="png", optimize=True)     # a third of the bytes in the notebook
         return out.getvalue()
 
@@ -97,7 +98,7 @@ def _text(ax: Axes, la: Text, z: int) -> None:
 DRAW: dict[type, Callable] = {Points: _points, Paths: _paths, Field: _field, Image: _image, Map: _map,
                               Curves: _curves, Line: _line, Text: _text}
 
-# %% ../../nbs/5_show/54_mpl.ipynb #1711d9b9
+# %% ../../nbs/5_show/54_mpl.ipynb #ef7c4544
 def _legend(ax: Axes, panel: Panel) -> int:
     "Named layers above the axes; returns how many rows the legend takes"
     from matplotlib.lines import Line2D
@@ -112,7 +113,11 @@ def _legend(ax: Axes, panel: Panel) -> int:
 
 def _draw(ax: Axes, panel: Panel) -> None:
     "All layers of a panel, later ones above"
-    if panel.xlog: ax.set_xscale("log")
+    if panel.xlog:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     for z, la in enumerate([*panel.layers, *panel.class_tags()], 2): DRAW[type(la)](ax, la, z)
     (x, y), rows = panel.limits(), _legend(ax, panel)
     ax.set(xlim=x, ylim=y, xlabel=panel.xlabel, ylabel=panel.ylabel)
