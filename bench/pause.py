@@ -6,6 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+LAB = "from deffi_lab.labs.boosting import boosting_lab\nlab = boosting_lab(name='pause')\nlab"
+
 
 def presses(cell: str, n: int) -> list[float]:
     "Milliseconds of `n` presses in a notebook whose one `cell` shows a lab"
@@ -30,11 +32,10 @@ def presses(cell: str, n: int) -> list[float]:
 
 def rows(n: int = 20, cell: str | None = None) -> list[dict]:
     "One row: the median (ours) against its bound of 60 ms; low and high are the extremes of the presses"
-    from test_browser_show import METHOD
-    ms = presses(cell or METHOD, n)
+    ms = presses(cell or LAB, n)
     mid = statistics.median(ms)
     return [dict(name="pause_ms", ours=mid, peer=60, unit="ms", ratio=mid / 60, low=min(ms), high=max(ms),
-                 n=len(ms), note="peer is the bound of the median; the worst of 20 is to stay below 200 ms")]
+                 n=len(ms), note="the boosting lab on all of MNIST; peer is the bound of the median, the worst of 20 is to stay below 200 ms")]
 
 
 if __name__ == "__main__": print(rows())

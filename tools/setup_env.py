@@ -1,4 +1,5 @@
 """Fills the environment that runs this file: the pinned torch first, then everything else with its extras."""
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,4 +17,8 @@ def pip(*args: str) -> None:
 print(f"deffi_lab: setting up {sys.prefix} (a few minutes the first time)", flush=True)
 pip(torch)
 pip("-c", str(pins), "-e", ".[dev,voila,active]")
+settings = Path(sys.prefix) / "share/jupyter/lab/settings"      # no question about news on the first screen
+settings.mkdir(parents=True, exist_ok=True)
+(settings / "overrides.json").write_text(json.dumps(
+    {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}))
 print("deffi_lab: ready", flush=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INK', 'ORANGE', 'FRONT', 'BoostingView', 'answer_box', 'boosting_race', 'boosting_lab']
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #e6eedccd
+# %% ../../nbs/6_labs/61_boosting.ipynb #3d633c4f
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +31,7 @@ from ..show.scene import Panel, Scene
 INK, ORANGE = "#111111", "#EE7733"
 FRONT = ("scheme", "eta", "steps", "query", "lr")
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #9e13bfff
+# %% ../../nbs/6_labs/61_boosting.ipynb #acbd8207
 class BoostingView:
     "The picture of deep boosting: map with regions and walks, digits along a walk, accuracy, picks, one digit"
     def __init__(self, method: DeepBoosting, truth: Tensor, chart: PlaneChart | LandmarkChart, sample: int = 5000):
@@ -68,7 +68,9 @@ class BoostingView:
             self.regions = m.regions(self.chart.lift(xy)).view(56, 56).to(torch.uint8).cpu().numpy()
             self.seen = m.round
         x0, x1, y0, y1 = self.limits
-        layers = [Map(self.regions, extent=self.limits), Points(self.xy, self.label, size=1.6, alpha=.5, tags=True)]
+        strength = np.full((56, 56), 255 if m.round else 0, np.uint8)      # nothing is known before the first round
+        layers = [Map(self.regions, strength, self.limits),
+                  Points(self.xy, self.label, size=1.6, alpha=.5, tags=True)]
         got = m.pool.labelled_indices
         if len(got):
             layers.append(Points(self.place(m.z[got]), color=INK, size=2.6, name=f"{len(got)} labelled"))
@@ -133,7 +135,7 @@ class BoostingView:
         return Scene([self.map(m), self.accuracy(race.lanes), self.digits(m), self.bought(m), self.one(m)],
                      title="Deep boosting", note=m.note())
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #5f057cd1
+# %% ../../nbs/6_labs/61_boosting.ipynb #d53fd533
 def answer_box(person: PersonOracle, names: list[str], answered) -> VBox:
     "Buttons and a text field through which a person answers; `answered()` is called after each answer"
     def give(label: int) -> None:
@@ -154,7 +156,7 @@ def answer_box(person: PersonOracle, names: list[str], answered) -> VBox:
     return VBox([HTML("<b>You are the oracle:</b> which class is the digit under “which class is this?”"),
                  HBox([field, *buttons], layout={"flex_flow": "row wrap"})])
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #bd371e20
+# %% ../../nbs/6_labs/61_boosting.ipynb #df7822b3
 def boosting_race(data: ImageSet, vae: VAE, knobs: BoostingKnobs, seed: int = 0,
                   person: PersonOracle | None = None) -> Race:
     "Deep boosting and its random twin: same pool, same start, same recipe"
@@ -183,7 +185,7 @@ def boosting_lab(data: ImageSet | None = None, latent: int = 2, scheme: str = "p
     clear = Button(description="forget my walk", tooltip="back to the method's own walks")
     extras.append(HBox([which, clear]))
     if oracle is not None: extras.append(answer_box(oracle, data.names, lambda: lab.redraw()))
-    lab = Lab(Run(race, name=name), view.scene, title="Deep boosting", extras=extras,
+    lab = Lab(Run(race, name=name), view.scene, extras=extras,
               on_click=lambda m, panel, x, y: view.click(m.first, x, y),
               on_drag=lambda m, panel, *xy: view.drag(m.first, *xy), front=FRONT)
     which.observe(lambda c: (setattr(view, "shown", c["new"]), lab.redraw()), "value")

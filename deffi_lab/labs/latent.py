@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['decoded_grid', 'Rolling', 'LatentView', 'latent_map', 'latent_lab']
 
-# %% ../../nbs/6_labs/60_latent.ipynb #0e777afe
+# %% ../../nbs/6_labs/60_latent.ipynb #49a77bcc
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from ..show.layers import Curves, Image, Points
 from ..show.mosaic import mosaic, plane
 from ..show.scene import Panel, Scene
 
-# %% ../../nbs/6_labs/60_latent.ipynb #f31643dd
+# %% ../../nbs/6_labs/60_latent.ipynb #4ac5bf54
 @torch.no_grad()
 def decoded_grid(vae: VAE, chart, limits: tuple[float, float, float, float], n: int = 12) -> np.ndarray:
     "uint8 picture of what a grid of the chart decodes to, the top row at y1"
@@ -29,7 +29,7 @@ def decoded_grid(vae: VAE, chart, limits: tuple[float, float, float, float], n: 
     xy = plane(limits, n).view(n, n, 2).flip(0).reshape(-1, 2).to(device)
     return mosaic(vae.decode(chart.lift(xy)), n)
 
-# %% ../../nbs/6_labs/60_latent.ipynb #73df2c09
+# %% ../../nbs/6_labs/60_latent.ipynb #a5914b51
 class Rolling:
     "Latents of fixed images, `fresh` of them encoded anew at each refresh, so that a frame costs little"
     def __init__(self, x: Tensor, fresh: int):
@@ -92,13 +92,13 @@ class LatentView:
             f"decoded at ({self.clicked[0]:.2f}, {self.clicked[1]:.2f})"
         return [Panel("decoded", [Image(mosaic(vae.decode(chart.lift(at)), 1))], title=title)]
 
-# %% ../../nbs/6_labs/60_latent.ipynb #27fb5d01
+# %% ../../nbs/6_labs/60_latent.ipynb #656b4f40
 def latent_map(data: ImageSet | None = None, latent: int = 2, sample: int = 6000) -> Scene:
     "The map of the shipped VAE, without training anything"
     class Shipped: vae = reference_vae(latent)
     return LatentView(data or mnist(), sample).scene(Shipped)
 
-# %% ../../nbs/6_labs/60_latent.ipynb #5badfb95
+# %% ../../nbs/6_labs/60_latent.ipynb #aef411d0
 def latent_lab(data: ImageSet | None = None, latent: int = 2, kind: str = "mlp", seed: int = 0,
                device: str | None = None, name: str = "latent") -> Lab:
     """The live lab of a VAE in training, on MNIST or on your own images.
@@ -120,6 +120,6 @@ def latent_lab(data: ImageSet | None = None, latent: int = 2, kind: str = "mlp",
     def click(m: TrainVAE, panel: str, x: float, y: float) -> None:
         view.clicked = (x, y)
 
-    lab = Lab(run, draw, title="A latent space as it forms", on_click=click)
+    lab = Lab(run, draw, on_click=click)
     lab.view = view
     return lab
