@@ -65,13 +65,17 @@ def test_boosting_from_start_to_stop(tmp_path):
         assert "your walk" in names
         shot(p, "boosting_own_walk")
 
+        p.locator("button.deffi-keep").first.click()
+        p.wait_for_function("() => document.querySelector('.deffi-status')?.innerText?.includes('saved as')")
+        page_kept = (tmp_path / "browser.html").read_text()
+        assert "test accuracy" in page_kept and "<script src" not in page_kept
+
         knob = p.locator(".deffi-knob-scheme select").first
         knob.select_option("margin")
         v.press("pause") if not p.locator("button.deffi-start").first.is_enabled() else v.press("start")
         v.wait_status("running")
         more = len(curves(v)["boosting"])
-        p.wait_for_timeout(20_000); shot(p, 'boosting_resumed')
-        p.wait_for_function(RAISED, arg=more + 1, timeout=60_000)
+        p.wait_for_function(RAISED, arg=more + 1, timeout=120_000)
         v.press("stop"); v.wait_status("stopped")
         assert p.locator(".deffi-error").first.inner_text().strip() == ""
         assert p.complaints == []

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INK', 'ORANGE', 'FRONT', 'BoostingView', 'answer_box', 'boosting_race', 'boosting_lab']
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #3d633c4f
+# %% ../../nbs/6_labs/61_boosting.ipynb #73cbb166
 from dataclasses import replace
 
 import numpy as np
@@ -25,13 +25,13 @@ from ..methods.walk import Space
 from ..nets.vae import VAE, reference_vae
 from ..show.lab import Lab
 from ..show.layers import Curves, Image, Line, Map, Paths, Points
-from ..show.mosaic import mosaic, plane
+from ..show.mosaic import decoded_grid, mosaic, plane
 from ..show.scene import Panel, Scene
 
 INK, ORANGE = "#111111", "#EE7733"
 FRONT = ("scheme", "eta", "steps", "query", "lr")
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #acbd8207
+# %% ../../nbs/6_labs/61_boosting.ipynb #bd3dffaa
 class BoostingView:
     "The picture of deep boosting: map with regions and walks, digits along a walk, accuracy, picks, one digit"
     def __init__(self, method: DeepBoosting, truth: Tensor, chart: PlaneChart | LandmarkChart, sample: int = 5000):
@@ -42,6 +42,7 @@ class BoostingView:
         near = np.quantile(self.xy, [.002, .998], axis=0)
         span, mid = (near[1] - near[0]).max() * .53, near.mean(0)
         self.limits = (mid[0] - span, mid[0] + span, mid[1] - span, mid[1] + span)
+        self.grid = decoded_grid(lambda p: method.decode(chart.lift(p.to(method.z.device))), self.limits)
         self.clicked, self.own, self.shown, self.regions, self.seen = None, None, 0, None, None
 
     def at(self, m: DeepBoosting, x: float, y: float) -> Tensor:
@@ -132,10 +133,11 @@ class BoostingView:
     def scene(self, race: Race) -> Scene:
         "All panels, and the mean over all walks in the note"
         m = race.first
-        return Scene([self.map(m), self.accuracy(race.lanes), self.digits(m), self.bought(m), self.one(m)],
+        return Scene([self.map(m), self.accuracy(race.lanes), self.digits(m), self.bought(m), self.one(m),
+                      Panel("grid", [Image(self.grid)], title="what each place decodes to")],
                      title="Deep boosting", note=m.note())
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #d53fd533
+# %% ../../nbs/6_labs/61_boosting.ipynb #4e924e9b
 def answer_box(person: PersonOracle, names: list[str], answered) -> VBox:
     "Buttons and a text field through which a person answers; `answered()` is called after each answer"
     def give(label: int) -> None:
@@ -156,7 +158,7 @@ def answer_box(person: PersonOracle, names: list[str], answered) -> VBox:
     return VBox([HTML("<b>You are the oracle:</b> which class is the digit under “which class is this?”"),
                  HBox([field, *buttons], layout={"flex_flow": "row wrap"})])
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #df7822b3
+# %% ../../nbs/6_labs/61_boosting.ipynb #6268de44
 def boosting_race(data: ImageSet, vae: VAE, knobs: BoostingKnobs, seed: int = 0,
                   person: PersonOracle | None = None) -> Race:
     "Deep boosting and its random twin: same pool, same start, same recipe"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Lab']
 
-# %% ../../nbs/5_show/55_lab.ipynb #8ea2ce94
+# %% ../../nbs/5_show/55_lab.ipynb #0230e865
 import html
 import time
 import traceback
@@ -25,7 +25,7 @@ from .mpl import to_mpl
 from .plotly import to_html
 from .scene import Scene
 
-# %% ../../nbs/5_show/55_lab.ipynb #2f569d72
+# %% ../../nbs/5_show/55_lab.ipynb #55d7b696
 class Lab:
     """Shows a `Run`: `draw(method) -> Scene` is called on the thread that owns the method, when wanted.
 
@@ -64,7 +64,10 @@ class Lab:
     def _assemble(self, extras: Sequence[w.Widget], front: Sequence[str] | None) -> w.VBox:
         "Title, buttons, knobs, extras, canvas, error, from top to bottom"
         head = [w.HTML(f"<b style='font-size:16px'>{html.escape(self.title)}</b>")] if self.title else []
-        box = w.VBox([*head, self.bar.widget, *self._rows(front), *extras, self.canvas, self.error])
+        keep = w.Button(description="Save as page", icon="download", tooltip="One HTML file that opens offline")
+        keep.on_click(lambda _: self.keep())
+        keep.add_class("deffi-keep")
+        box = w.VBox([*head, self.bar.widget, *self._rows(front), keep, *extras, self.canvas, self.error])
         box.add_class("deffi-lab")
         return box
 
@@ -143,6 +146,15 @@ class Lab:
     def export(self, path: Path | str) -> Path:
         "Writes the present scene as one HTML file that opens offline"
         return to_html(self.scene(), path)
+
+    def keep(self) -> None:
+        "Writes the present scene into the working folder as `<name>.html`; the status line says where, or why not"
+        path = Path(f"{self.run.name or 'lab'}.html").resolve()
+        def said(done: Any) -> None:
+            e = done.exception()
+            self.bar.note = f"saved as {path}" if e is None else f"{type(e).__name__}: {e}"
+            self.bar.refresh()
+        self.run.call(lambda m: to_html(self._scene(m), path)).add_done_callback(said)
 
     async def wait(self) -> str:
         "Waits until the run has ended while the buttons stay alive; returns the status"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DRAW', 'Picture', 'to_mpl']
 
-# %% ../../nbs/5_show/54_mpl.ipynb #a94ff006
+# %% ../../nbs/5_show/54_mpl.ipynb #45b21797
 import io
 from collections.abc import Callable
 
@@ -20,13 +20,14 @@ from .layers import (
     Curves, Field, Image, Layer, Line, Map, Paths, Points, Text, class_rgb, rgb)
 from .scene import Panel, Scene, grid
 
-# %% ../../nbs/5_show/54_mpl.ipynb #6edaad29
+# %% ../../nbs/5_show/54_mpl.ipynb #2c886dc6
 class Picture(Figure):
     "A Figure that shows itself as a PNG in a notebook, without pyplot"
     def _repr_png_(self) -> bytes:
         raw, out = io.BytesIO(), io.BytesIO()
         self.savefig(raw, format="png", dpi=self.dpi)
-        picture = PIL.Image.open(raw).convert("RGB").quantize(256, method=PIL.Image.Quantize.FASTOCTREE, dither=PIL.Image.Dither.NONE)
+        how = dict(method=PIL.Image.Quantize.FASTOCTREE, dither=PIL.Image.Dither.NONE)
+        picture = PIL.Image.open(raw).convert("RGB").quantize(256, **how)
         picture.save(out, format="png", optimize=True)     # a third of the bytes in the notebook
         return out.getvalue()
 
@@ -98,7 +99,7 @@ def _text(ax: Axes, la: Text, z: int) -> None:
 DRAW: dict[type, Callable] = {Points: _points, Paths: _paths, Field: _field, Image: _image, Map: _map,
                               Curves: _curves, Line: _line, Text: _text}
 
-# %% ../../nbs/5_show/54_mpl.ipynb #ef7c4544
+# %% ../../nbs/5_show/54_mpl.ipynb #b13fe8d5
 def _legend(ax: Axes, panel: Panel) -> int:
     "Named layers above the axes; returns how many rows the legend takes"
     from matplotlib.lines import Line2D
