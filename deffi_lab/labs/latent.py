@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rolling', 'LatentView', 'latent_map', 'latent_lab']
 
-# %% ../../nbs/6_labs/60_latent.ipynb #460cc1f7
+# %% ../../nbs/6_labs/60_latent.ipynb #21743af4
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from ..show.layers import Curves, Image, Points
 from ..show.mosaic import decoded_grid, mosaic
 from ..show.scene import Panel, Scene
 
-# %% ../../nbs/6_labs/60_latent.ipynb #381bee7c
+# %% ../../nbs/6_labs/60_latent.ipynb #787a454e
 class Rolling:
     "Latents of fixed images, `fresh` of them encoded anew at each refresh, so that a frame costs little"
     def __init__(self, x: Tensor, fresh: int):
@@ -68,9 +68,10 @@ class LatentView:
         layers = [Points(xy, self.label, size=2.2, alpha=.75, tags=True)]
         if self.clicked is not None:
             layers.append(Points(np.array([self.clicked]), color="#000000", size=12, mark="ring"))
+        decode = lambda p: vae.decode(chart.lift(p.to(self.shown.x.device)))
         panels = [Panel("map", layers, title=f"{len(xy):,} images: {how}", xlim=limits[:2], ylim=limits[2:],
                         equal=True, click=True, class_names=self.names),
-                  Panel("grid", [Image(decoded_grid(lambda p: vae.decode(chart.lift(p.to(self.shown.x.device))), limits))], title="what each place decodes to")]
+                  Panel("grid", [Image(decoded_grid(decode, limits))], title="what each place decodes to")]
         if losses is not None and len(losses) > 1:
             curve = Curves(losses[:, 0], losses[:, 1], name="loss")
             panels.append(Panel("loss", [curve], title="negative ELBO", xlabel="step", ylabel="nats an image"))
@@ -84,13 +85,13 @@ class LatentView:
             f"decoded at ({self.clicked[0]:.2f}, {self.clicked[1]:.2f})"
         return [Panel("decoded", [Image(mosaic(vae.decode(chart.lift(at)), 1))], title=title)]
 
-# %% ../../nbs/6_labs/60_latent.ipynb #f6a7176c
+# %% ../../nbs/6_labs/60_latent.ipynb #8148b9a2
 def latent_map(data: ImageSet | None = None, latent: int = 2, sample: int = 6000) -> Scene:
     "The map of the shipped VAE, without training anything"
     class Shipped: vae = reference_vae(latent)
     return LatentView(data or mnist(), sample).scene(Shipped)
 
-# %% ../../nbs/6_labs/60_latent.ipynb #33f6771a
+# %% ../../nbs/6_labs/60_latent.ipynb #542d69fd
 def latent_lab(data: ImageSet | None = None, latent: int = 2, kind: str = "mlp", seed: int = 0,
                device: str | None = None, name: str = "latent") -> Lab:
     """The live lab of a VAE in training, on MNIST or on your own images.
