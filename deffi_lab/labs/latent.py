@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rolling', 'LatentView', 'latent_map', 'latent_lab']
 
-# %% ../../nbs/6_labs/60_latent.ipynb #21743af4
+# %% ../../nbs/6_labs/60_latent.ipynb #c73a5006
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from ..show.layers import Curves, Image, Points
 from ..show.mosaic import decoded_grid, mosaic
 from ..show.scene import Panel, Scene
 
-# %% ../../nbs/6_labs/60_latent.ipynb #787a454e
+# %% ../../nbs/6_labs/60_latent.ipynb #0c4ba28a
 class Rolling:
     "Latents of fixed images, `fresh` of them encoded anew at each refresh, so that a frame costs little"
     def __init__(self, x: Tensor, fresh: int):
@@ -41,11 +41,11 @@ class LatentView:
 
     `sample` images of the pool are shown; each frame encodes `fresh` of them anew.
     """
-    def __init__(self, data: ImageSet, sample: int = 6000, fresh: int = 250, seed: int = 0):
+    def __init__(self, data: ImageSet, sample: int = 6000, fresh: int = 160, seed: int = 0):
         pick = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(seed))[:sample]
         pick = pick.to(data.x.device)
         self.shown, self.label = Rolling(data.x[pick], fresh), data.y[pick].cpu().numpy()
-        self.clicked, self.names, self.marks = None, data.names, None
+        self.clicked, self.names, self.marks, self.frames, self.grid = None, data.names, None, 0, None
 
     def chart(self, vae: VAE) -> PlaneChart | LandmarkChart:
         "The plane for two dimensions; else landmarks whose latents are the present ones"
@@ -69,9 +69,11 @@ class LatentView:
         if self.clicked is not None:
             layers.append(Points(np.array([self.clicked]), color="#000000", size=12, mark="ring"))
         decode = lambda p: vae.decode(chart.lift(p.to(self.shown.x.device)))
+        if self.frames % 4 == 0: self.grid = decoded_grid(decode, limits)      # twice a second is enough
+        self.frames += 1
         panels = [Panel("map", layers, title=f"{len(xy):,} images: {how}", xlim=limits[:2], ylim=limits[2:],
                         equal=True, click=True, class_names=self.names),
-                  Panel("grid", [Image(decoded_grid(decode, limits))], title="what each place decodes to")]
+                  Panel("grid", [Image(self.grid)], title="what each place decodes to")]
         if losses is not None and len(losses) > 1:
             curve = Curves(losses[:, 0], losses[:, 1], name="loss")
             panels.append(Panel("loss", [curve], title="negative ELBO", xlabel="step", ylabel="nats an image"))
@@ -85,13 +87,13 @@ class LatentView:
             f"decoded at ({self.clicked[0]:.2f}, {self.clicked[1]:.2f})"
         return [Panel("decoded", [Image(mosaic(vae.decode(chart.lift(at)), 1))], title=title)]
 
-# %% ../../nbs/6_labs/60_latent.ipynb #8148b9a2
+# %% ../../nbs/6_labs/60_latent.ipynb #e657fa92
 def latent_map(data: ImageSet | None = None, latent: int = 2, sample: int = 6000) -> Scene:
     "The map of the shipped VAE, without training anything"
     class Shipped: vae = reference_vae(latent)
     return LatentView(data or mnist(), sample).scene(Shipped)
 
-# %% ../../nbs/6_labs/60_latent.ipynb #542d69fd
+# %% ../../nbs/6_labs/60_latent.ipynb #238f6698
 def latent_lab(data: ImageSet | None = None, latent: int = 2, kind: str = "mlp", seed: int = 0,
                device: str | None = None, name: str = "latent") -> Lab:
     """The live lab of a VAE in training, on MNIST or on your own images.

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEMES', 'BoostingKnobs', 'distinct', 'teacher_oracle', 'Queries']
 
-# %% ../../nbs/3_methods/30_queries.ipynb #10aa6b0b
+# %% ../../nbs/3_methods/30_queries.ipynb #7daff041
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from ..core import Selection, knob
 from ..nets.classify import predict
 from ..nets.geometry import herding, margin, nearest, spread
 
-# %% ../../nbs/3_methods/30_queries.ipynb #fd88e7b2
+# %% ../../nbs/3_methods/30_queries.ipynb #1aa62515
 SCHEMES = ("boost", "snn", "snn-decoded", "si", "pool-walk", "margin-diverse", "margin", "random")
 
 
@@ -40,7 +40,7 @@ class BoostingKnobs:
     starts: int = knob(1500, 1, 20_000, scale="log", help="walks from unlabelled samples (pool-walk)")
     tolerance: float = knob(2., .1, 10., unit="sd", help="si: furthest a re-encoded image may lie from its latent")
 
-# %% ../../nbs/3_methods/30_queries.ipynb #e29b10cd
+# %% ../../nbs/3_methods/30_queries.ipynb #daf70393
 def distinct(choices: Int[Tensor, "m r"], k: int) -> Int[Tensor, "j"]:
     "The first at most `k` different entries: first choices of all rows, then second ones, ..."
     order = list(dict.fromkeys(choices.T.flatten().tolist()))
@@ -55,7 +55,7 @@ def teacher_oracle(net: nn.Module, confidence: float = .9) -> Callable[[Tensor],
         return y.masked_fill(p < confidence, -1)
     return ask
 
-# %% ../../nbs/3_methods/30_queries.ipynb #7328e197
+# %% ../../nbs/3_methods/30_queries.ipynb #ba7addda
 class Queries:
     "The ways of finding samples, as generators over a method `m` (a `DeepBoosting`) that return a `Selection`"
     def __init__(self, m): self.m = m
@@ -106,17 +106,21 @@ class Queries:
         m = self.m
         w, y, _ = m.starts(k)
         walks = yield from m.walking(w, y, stop=False)
-        away, near = self.neighbours(walks.end, min(8, int(m.pool.unlabelled.sum())))
+        away, near = yield from self.neighbours(walks.end, min(8, int(m.pool.unlabelled.sum())))
         return Selection(distinct(near, k), self.scores(-away[:, 0], near[:, 0]))
 
     snn_decoded = snn
 
-    def neighbours(self, w: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        "Nearest unlabelled samples of walked latents, or of their decoded images' latents"
+    def neighbours(self, w: Tensor, k: int) -> Iterator[dict]:
+        "Distances and indices of the nearest unlabelled samples of walked latents, or of their decoded images'"
         m = self.m
         if m.knobs.scheme == "snn-decoded":
             with torch.no_grad(): w = m.space.encode(m.space.decode(w))
-        return nearest(w, m.space.w, k, m.pool.unlabelled)
+        parts = []
+        for part in w.split(200):                # in pieces, so that Pause stays prompt
+            parts.append(nearest(part, m.space.w, k, m.pool.unlabelled))
+            yield {}
+        return tuple(torch.cat(p) for p in zip(*parts))
 
     def pool_walk(self, k: int) -> Iterator[dict]:
         "Unlabelled latents walk until their pseudo-label flips; nearest to the shortest walks"
@@ -126,7 +130,7 @@ class Queries:
         logits = predict(m.net, m.pool.x[i])
         walks = yield from m.walking(m.space.w[i], logits.argmax(1), stop=True)
         order = (walks.taken + 1e3 * ~walks.flipped + .5 * margin(logits)).argsort(stable=True)
-        away, near = self.neighbours(walks.end[order], min(4, len(free)))
+        away, near = yield from self.neighbours(walks.end[order], min(4, len(free)))
         sure = walks.flipped[order]
         first = near[sure] if sure.any() else near
         return Selection(distinct(torch.cat([first, near.roll(-1, 1)]) if len(first) else near, k),
