@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INK', 'ORANGE', 'FRONT', 'BoostingView', 'answer_box', 'boosting_race', 'boosting_lab']
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #ad2e7e4c
+# %% ../../nbs/6_labs/61_boosting.ipynb #f4577ada
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +31,7 @@ from ..show.scene import Panel, Scene
 INK, ORANGE = "#111111", "#EE7733"
 FRONT = ("scheme", "eta", "steps", "query", "lr")
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #cba94e0b
+# %% ../../nbs/6_labs/61_boosting.ipynb #b5ac06e8
 class BoostingView:
     "The picture of deep boosting: map with regions and walks, digits along a walk, accuracy, picks, one digit"
     def __init__(self, method: DeepBoosting, truth: Tensor, chart: PlaneChart | LandmarkChart, sample: int = 5000):
@@ -137,7 +137,7 @@ class BoostingView:
                       Panel("grid", [Image(self.grid)], title="what each place decodes to")],
                      title="Deep boosting", note=m.note())
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #6b01ba14
+# %% ../../nbs/6_labs/61_boosting.ipynb #05092afd
 def answer_box(person: PersonOracle, names: list[str], answered) -> VBox:
     "Buttons and a text field through which a person answers; `answered()` is called after each answer"
     def give(label: int) -> None:
@@ -158,7 +158,7 @@ def answer_box(person: PersonOracle, names: list[str], answered) -> VBox:
     return VBox([HTML("<b>You are the oracle:</b> which class is the digit under “which class is this?”"),
                  HBox([field, *buttons], layout={"flex_flow": "row wrap"})])
 
-# %% ../../nbs/6_labs/61_boosting.ipynb #9d5ee601
+# %% ../../nbs/6_labs/61_boosting.ipynb #a8813f08
 def boosting_race(data: ImageSet, vae: VAE, knobs: BoostingKnobs, seed: int = 0,
                   person: PersonOracle | None = None) -> Race:
     "Deep boosting and its random twin: same pool, same start, same recipe"

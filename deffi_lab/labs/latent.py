@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rolling', 'LatentView', 'latent_map', 'latent_lab']
 
-# %% ../../nbs/6_labs/60_latent.ipynb #c73a5006
+# %% ../../nbs/6_labs/60_latent.ipynb #052c2573
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from ..show.layers import Curves, Image, Points
 from ..show.mosaic import decoded_grid, mosaic
 from ..show.scene import Panel, Scene
 
-# %% ../../nbs/6_labs/60_latent.ipynb #0c4ba28a
+# %% ../../nbs/6_labs/60_latent.ipynb #4b4cc8ab
 class Rolling:
     "Latents of fixed images, `fresh` of them encoded anew at each refresh, so that a frame costs little"
     def __init__(self, x: Tensor, fresh: int):
@@ -87,13 +87,13 @@ class LatentView:
             f"decoded at ({self.clicked[0]:.2f}, {self.clicked[1]:.2f})"
         return [Panel("decoded", [Image(mosaic(vae.decode(chart.lift(at)), 1))], title=title)]
 
-# %% ../../nbs/6_labs/60_latent.ipynb #e657fa92
+# %% ../../nbs/6_labs/60_latent.ipynb #764d259a
 def latent_map(data: ImageSet | None = None, latent: int = 2, sample: int = 6000) -> Scene:
     "The map of the shipped VAE, without training anything"
     class Shipped: vae = reference_vae(latent)
     return LatentView(data or mnist(), sample).scene(Shipped)
 
-# %% ../../nbs/6_labs/60_latent.ipynb #238f6698
+# %% ../../nbs/6_labs/60_latent.ipynb #153066a6
 def latent_lab(data: ImageSet | None = None, latent: int = 2, kind: str = "mlp", seed: int = 0,
                device: str | None = None, name: str = "latent") -> Lab:
     """The live lab of a VAE in training, on MNIST or on your own images.
