@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parents[1]
-FLOORS = {"core": 0, "history": 0, "live": 0, "store": 0, "data": 1, "nets": 2, "methods": 3, "study": 4, "show": 5,
+FLOORS = {"core": 0, "history": 0, "live": 0, "store": 0, "ledger": 0, "data": 1, "nets": 2, "methods": 3, "study": 4, "show": 5,
           "labs": 6, "cli": 7, "export": 7}
 APART = {"labs"}       # modules of these floors never import each other
 modules = [p for p in sorted((root / "deffi_lab").rglob("*.py")) if p.name not in ("__init__.py", "_modidx.py")]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_ENDINGS', 'ImageSet', 'unit', 'from_arrays', 'from_folder', 'from_dataset']
 
-# %% ../../nbs/1_data/10_arrays.ipynb #0c9a099e
+# %% ../../nbs/1_data/10_arrays.ipynb #bd0f8056
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core import Oracle, Pool, make_generator
 
-# %% ../../nbs/1_data/10_arrays.ipynb #de045d13
+# %% ../../nbs/1_data/10_arrays.ipynb #d5b44019
 def _check_half(x: Tensor, y: Tensor, n_classes: int, part: str) -> None:
     "ValueError where images and labels are not uint8 [n c h w] and int64 [n] of `n_classes` classes, none empty"
     if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or not len(x):
@@ -79,7 +79,7 @@ def unit(x: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     "uint8 0..255 to float32 0..1"
     return x.to(torch.float32).mul_(1 / 255)
 
-# %% ../../nbs/1_data/10_arrays.ipynb #37e93d83
+# %% ../../nbs/1_data/10_arrays.ipynb #2a716b4f
 def _as_bytes(x: Any, part: str = "training") -> UInt8[Tensor, "n c h w"]:
     "Images as uint8 [n c h w] from [n h w], [n h w 3] or [n c h w], uint8 0..255 or float 0..1"
     x = x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
@@ -99,7 +99,7 @@ def _as_bytes(x: Any, part: str = "training") -> UInt8[Tensor, "n c h w"]:
 
 def _as_labels(y: Any, part: str = "training") -> Int[Tensor, "n"]:
     "Labels as int64 [n]"
-    y = torch.as_tensor(np.asarray(y) if not isinstance(y, Tensor) else y)
+    y = torch.as_tensor(np.array(y) if not isinstance(y, Tensor) else y)      # a copy: it may be read-only
     if y.is_floating_point() and bool((y != y.round()).any()):
         raise ValueError(f"{part} labels are not whole numbers: give class indices 0, 1, ...")
     return y.long()
@@ -130,7 +130,7 @@ def from_arrays(x: Any, y: Any, x_test: Any = None, y_test: Any = None, names: l
         test[members[order[:min(len(members) - 1, max(1, round(test_share * len(members))))]]] = True
     return ImageSet(x[~test], y[~test], x[test], y[test], names, title)
 
-# %% ../../nbs/1_data/10_arrays.ipynb #9b90c7ba
+# %% ../../nbs/1_data/10_arrays.ipynb #c6681ad3
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
 

@@ -324,6 +324,38 @@ function hint(ctx, view, { i, from, to }) {      // the rubber line of a drag, t
   }
 }
 
+// ---- hover: the nearest point of a curve, in words -------------------------------------------------------------
+const NEAR = 24;
+function nearest(panel, p, x, y) {
+  let best = null, least = NEAR;
+  for (const la of panel.layers) {
+    if (la.kind !== "curves") continue;
+    for (let j = 0; j < la.x.length; j++) {
+      const px = p.px(la.x[j]), py = p.py(la.y[j]), d = Math.hypot(px - x, py - y);
+      if (d < least && px >= p.x - 1 && px <= p.x + p.w + 1 && py >= p.y - 1 && py <= p.y + p.h + 1) { least = d; best = { la, j, px, py }; }
+    }
+  }
+  return best;
+}
+
+function reading(panel, { la, j }) {             // "name", "labels 100", "accuracy 0.912 (0.90..0.92)"
+  const say = (v) => String(Number(v.toPrecision(4)));
+  const band = la.low ? ` (${say(la.low[j])}..${say(la.high[j])})` : "";
+  return [la.name, `${panel.xlabel || "x"}: ${say(la.x[j])}`, `${panel.ylabel || "y"}: ${say(la.y[j])}${band}`].filter(Boolean);
+}
+
+function hover(view, panel, p, x, y) {
+  const { read, dot, root } = view, hit = panel && panel.axes ? nearest(panel, p, x, y) : null;
+  read.style.display = dot.style.display = hit ? "block" : "none";
+  if (!hit) return;
+  read.textContent = reading(panel, hit).join("\n");
+  read.style.borderLeftColor = dot.style.borderColor = hit.la.color;
+  dot.style.left = hit.px - 7 + "px"; dot.style.top = hit.py - 7 + "px";
+  const right = hit.px + 14 + read.offsetWidth <= root.clientWidth, below = hit.py + 10 + read.offsetHeight <= root.clientHeight;
+  read.style.left = Math.max(0, right ? hit.px + 14 : hit.px - 14 - read.offsetWidth) + "px";
+  read.style.top = Math.max(0, below ? hit.py + 10 : hit.py - 10 - read.offsetHeight) + "px";
+}
+
 // ---- pointer --------------------------------------------------------------------------------------------------
 function pointer(view, model) {
   const { canvas, tip } = view;
@@ -344,6 +376,7 @@ function pointer(view, model) {
     const { x, y, i } = where(e);
     if (down) { view.mark = { i: down.i, from: down.from, to: data(down.i, x, y) }; view.redraw(); }
     const panel = i >= 0 && view.scene.panels[i];
+    hover(view, !down && panel, i >= 0 && view.projections[i], x, y);
     canvas.style.cursor = panel && panel.click ? "crosshair" : "default";
     tip.textContent = panel && panel.axes ? data(i, x, y).map((v) => Number(v.toPrecision(3))).join(", ") : "";
   });
@@ -357,7 +390,7 @@ function pointer(view, model) {
     setTimeout(() => { if (!down) { view.mark = null; view.redraw(); } }, 1500);
   });
   canvas.addEventListener("pointercancel", () => { down = null; view.mark = null; });
-  canvas.addEventListener("pointerleave", () => { tip.textContent = ""; });
+  canvas.addEventListener("pointerleave", () => { tip.textContent = ""; hover(view, null); });
 }
 
 // ---- the widget -----------------------------------------------------------------------------------------------
@@ -371,9 +404,11 @@ function render({ model, el }) {
   const root = element("div", el, "position:relative;width:100%;background:#fff;border-radius:4px;overflow:hidden;min-height:40px", "deffi-canvas");
   const canvas = element("canvas", root, "display:block;touch-action:none");
   const tip = element("div", root, `position:absolute;right:8px;top:4px;font:11px ${FONT};color:${SOFT};pointer-events:none;background:rgba(255,255,255,.85)`);
+  const dot = element("div", root, "position:absolute;width:10px;height:10px;border:2px solid;border-radius:50%;pointer-events:none;display:none");
+  const read = element("div", root, `position:absolute;padding:4px 8px;font:12px ${FONT};color:${INK};white-space:pre;pointer-events:none;background:rgba(255,255,255,.95);border:1px solid ${RULE};border-left:4px solid;border-radius:3px;box-shadow:0 1px 4px rgba(0,0,0,.2);display:none`, "deffi-read");
   const gone = element("div", root, `position:absolute;left:0;right:0;top:0;padding:6px 12px;font:13px ${FONT};background:#7a1f1f;color:#fff;display:none`);
   gone.textContent = GONE;
-  const view = { root, canvas, tip, scene: null, mark: null, projections: null, frame: null, raf: 0 };
+  const view = { root, canvas, tip, dot, read, scene: null, mark: null, projections: null, frame: null, raf: 0 };
   root.deffi = { seq: 0, scene: null, boxes: [], pause_ms: [] };
   root.dataset.seq = "0";
   let heard = performance.now(), pauseAt = null, lost = false;
