@@ -13,7 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 here = Path(__file__).resolve().parent
-BENCHES = ["first_map", "vae_throughput", "neighbours", "live_overhead", "pause", "boosting"]
+BENCHES = ["first_map", "vae_throughput", "neighbours", "live_overhead", "pause", "boosting",
+           "query", "ledger", "workers", "study_speed", "stopping", "labels"]
 KEYS = ("name", "ours", "peer", "unit", "ratio", "low", "high", "n", "note")
 
 

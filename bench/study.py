@@ -8,6 +8,7 @@
 The recipe (300 minibatches of 64, shift augmentation) was fixed before any test image was looked at by these runs.
 """
 import argparse
+import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from deffi_lab.ledger import Ledger
+from deffi_lab.ledger import Key, Ledger, Point
+from deffi_lab.methods.fewest import FewestKnobs
 from deffi_lab.study.efficiency import from_ledger, report
 from deffi_lab.study.protocol import FairRound, Recipe
 from deffi_lab.study.sweep import Sweep, tasks
@@ -58,6 +60,16 @@ def run(parts: list[str], workers: int) -> None:
         for key, labels, text in ledger.failures(): print("failed:", key, labels, text.strip().splitlines()[-1])
 
 
+def take_up_fewest() -> None:
+    "The runs of bench/labels.py, as study 'fewest' of the same file"
+    with Ledger(WORK, "fewest", {"recipe": asdict(FewestKnobs())}) as ledger:
+        for path in sorted((here / "results").glob("labels_*.json")):
+            name = path.stem.removeprefix("labels_")
+            for seed, r in json.loads(path.read_text())["runs"].items():
+                ledger.add_many([(Key(name, "fewest", 0, int(seed)), Point(n, v, 0., r["order"][:n]))
+                                 for n, v in r["curve"]])
+
+
 def table(path: Path = SHIPPED) -> None:
     "Labels to the target of each data set"
     with Ledger(path, "study", readonly=True) as ledger: columns = ledger.columns()
@@ -77,6 +89,7 @@ if __name__ == "__main__":
     a = p.parse_args()
     if a.export:
         SHIPPED.unlink(missing_ok=True)
+        take_up_fewest()
         with Ledger(WORK, "study") as ledger: ledger.export(SHIPPED, told=("kappa", "doubt"))
     elif not a.table: run(a.parts or list(PARTS), a.workers)
     if a.table or a.export: table()

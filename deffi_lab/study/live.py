@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LANES', 'LiveKnobs', 'LiveStudy']
 
-# %% ../../nbs/4_study/43_live.ipynb #154bc7a6
+# %% ../../nbs/4_study/43_live.ipynb #c1b579e4
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +18,10 @@ from ..ledger import Point
 from ..methods.stopping import Advice, Stopper, StoppingKnobs
 from ..methods.walk import Space
 from ..nets.vae import VAE
-from .protocol import METHODS, Recipe, World, latent_of, play, world
+from .protocol import Recipe, World, check_methods, latent_of, play, world
 from .sweep import Task, check_budgets
 
-# %% ../../nbs/4_study/43_live.ipynb #39e4c79e
+# %% ../../nbs/4_study/43_live.ipynb #6a575ccc
 LANES = ("random", "margin", "badge", "typiclust")
 
 
@@ -44,8 +44,7 @@ class LiveStudy:
                  target: float = .95, recipe: Recipe | None = None, vae: VAE | None = None,
                  device: str | None = None):
         self.recipe, self.knobs, self.target = recipe or Recipe(pool=10_000, steps=200), LiveKnobs(), target
-        wrong = [m for m in methods if m not in METHODS]
-        if wrong: raise ValueError(f"method {wrong[0]!r}: unknown, choose from {', '.join(METHODS)}")
+        check_methods(methods)
         device = pick_device(device)
         if data is None: self.home = world("mnist", self.recipe, str(device))
         else:
