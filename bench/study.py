@@ -76,7 +76,9 @@ def table(path: Path = SHIPPED) -> None:
     for name, target in TARGETS.items():
         if name not in columns["data"]: continue
         print(f"\n{name}, {target:.0%} test accuracy")
-        for row in report(from_ledger(columns, name, 0), target, "random"): print(row)
+        for r in sorted(report(from_ledger(columns, name, 0), target, "random"), key=lambda r: r.median.labels):
+            more = f"{r.ratio}, Holm p {r.p:.1g}" if r.ratio is not None else ""
+            print(f"{r.method:15}{str(r.median):>9}   {r.arrived}/{r.seeds} arrived   {more}")
 
 
 if __name__ == "__main__":

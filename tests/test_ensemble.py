@@ -154,8 +154,10 @@ def test_bad_input_is_named(data):
         with pytest.raises(ValueError, match="dropout="): next(train_ensemble(joint, x, y, generators(), **more))
     for a, b, g in ((x[:2], y, generators()), (x, y[:2], generators()), (x, y, generators(2))):
         with pytest.raises(ValueError, match="for 3 members"): next(train_ensemble(joint, a, b, g))
-    with pytest.raises(ValueError, match="0 images"): next(train_ensemble(joint, [x[0][:0], *x[1:]], [y[0][:0], *y[1:]], generators()))
-    with pytest.raises(ValueError, match="40 images, 3 labels"): next(train_ensemble(joint, x, [y[0][:3], *y[1:]], generators()))
+    with pytest.raises(ValueError, match="0 images"):
+        next(train_ensemble(joint, [x[0][:0], *x[1:]], [y[0][:0], *y[1:]], generators()))
+    with pytest.raises(ValueError, match="40 images, 3 labels"):
+        next(train_ensemble(joint, x, [y[0][:3], *y[1:]], generators()))
 
 
 @pytest.mark.cuda

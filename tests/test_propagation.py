@@ -141,7 +141,6 @@ def test_few_labels_on_mnist_go_far_and_more_go_further():
             i = torch.randperm(len(z), generator=make_generator(seed))[:m]
             found.append(float((poisson(g, i, data.y_test[i], 10).argmax(1) == data.y_test).float().mean()))
         mean[m] = np.mean(found)
-    print(mean)
     assert mean[10] < mean[30] < mean[100] and mean[10] > .35 and mean[100] > .85
 
 
@@ -154,7 +153,8 @@ def test_bad_input_is_named():
     g = knn_graph(z, 3)
     none = torch.zeros(0, dtype=torch.int64)
     with pytest.raises(ValueError, match="0 indices"): poisson(g, none, none, 3)
-    with pytest.raises(ValueError, match="2 indices, 1 labels"): poisson(g, torch.arange(2), torch.zeros(1, dtype=torch.int64), 3)
+    with pytest.raises(ValueError, match="2 indices, 1 labels"):
+        poisson(g, torch.arange(2), torch.zeros(1, dtype=torch.int64), 3)
     for label in (3, -1):
         with pytest.raises(ValueError, match=r"classes are 0\.\.2"): poisson(g, torch.arange(2), torch.tensor([0, label]), 3)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LANES', 'LiveKnobs', 'LiveStudy']
 
-# %% ../../nbs/4_study/43_live.ipynb #c1b579e4
+# %% ../../nbs/4_study/43_live.ipynb #7f940c9b
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,15 +21,15 @@ from ..nets.vae import VAE
 from .protocol import Recipe, World, check_methods, latent_of, play, world
 from .sweep import Task, check_budgets
 
-# %% ../../nbs/4_study/43_live.ipynb #6a575ccc
+# %% ../../nbs/4_study/43_live.ipynb #5eae5007
 LANES = ("random", "margin", "badge", "typiclust")
 
 
 @dataclass
 class LiveKnobs:
     "What can be set of a live study"
-    window: int = knob(3, 1, 20, unit="rounds", help="so many rounds must agree")
-    agreement: float = knob(.99, .5, 1., help="advice: stop at this agreement or above")
+    window: int = knob(3, 1, 20, unit="rounds", label="advice: rounds", help="so many rounds must agree")
+    agreement: float = knob(.95, .5, 1., label="advice: agreement", help="stop at this agreement or above")
 
 
 class LiveStudy:
@@ -122,13 +122,14 @@ class LiveStudy:
         return {"points": {m: [[plain(p) for p in ps] for ps in runs] for m, runs in self.points.items()},
                 "active": dict(self.active), "index": self.index, "failures": [list(f) for f in self.failures],
                 "dead": [list(d) for d in sorted(self._dead)],
-                "budgets": [list(t.budgets) for t in self.tasks.values()]}
+                "budgets": [list(t.budgets) for t in self.tasks.values()],
+                "seeds": [list(t.seeds) for t in self.tasks.values()]}
 
     def load_state_dict(self, state: dict) -> None:
-        "Takes up saved points; ValueError where they are of other methods or budgets"
-        mine, budgets = list(self.tasks), [list(t.budgets) for t in self.tasks.values()]
-        if list(state["points"]) != mine or state["budgets"] != budgets:
-            raise ValueError(f"saved methods {list(state['points'])} with their budgets: this study has {mine}")
+        "Takes up saved points; ValueError where they are of other methods, budgets or seeds"
+        mine, now = list(self.tasks), self.state_dict()
+        if list(state["points"]) != mine or any(state[k] != now[k] for k in ("budgets", "seeds")):
+            raise ValueError(f"saved methods {list(state['points'])}, budgets and seeds: this study has {mine}")
         self.reset()
         back = lambda p: Point(p["labels"], p["value"], p["seconds"], p["order"].cpu().numpy(), p["next"].cpu().numpy(),
                                p["told"])

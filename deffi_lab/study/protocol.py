@@ -7,7 +7,7 @@ __all__ = ['DATA', 'BOOSTING', 'METHODS', 'check_methods', 'Recipe', 'World', 'l
            'together', 'view_of', 'next_of', 'boosted', 'measure', 'graph_of', 'play', 'told', 'point', 'FairRound',
            'shipped']
 
-# %% ../../nbs/4_study/42_protocol.ipynb #78830fd9
+# %% ../../nbs/4_study/42_protocol.ipynb #2a550464
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -38,7 +38,7 @@ from ..nets.vae import VAE, reference_vae
 from ..ledger import Ledger, Point
 from .sweep import Task
 
-# %% ../../nbs/4_study/42_protocol.ipynb #a4e07060
+# %% ../../nbs/4_study/42_protocol.ipynb #0b3a6c84
 DATA: dict[str, Callable[[], ImageSet]] = {"mnist": mnist, "fashion": fashion_mnist, "cifar": cifar10}
 BOOSTING = ("boost", "pool-walk", "snn")
 METHODS = (*STRATEGIES, *BOOSTING, "poisson")
@@ -84,8 +84,9 @@ class World:
 
 
 def latent_of(data: ImageSet, epochs: int = 10) -> VAE:
-    "A VAE with 16 latent dimensions trained on unlabelled images, seed 0"
+    "A VAE with 16 latent dimensions trained on unlabelled images, seed 0, for at least 100 minibatches"
     knobs = LatentKnobs(lr=2e-3, batch=256)
+    epochs = max(epochs, -(-100 // -(-len(data.x) // knobs.batch)))
     method = TrainVAE(data.x, latent=16, kind="mlp", width=320, epochs=epochs, knobs=knobs)
     for _ in method: pass
     return method.vae.eval()
@@ -99,7 +100,7 @@ def world(name: str, recipe: Recipe, device: str = "auto") -> World:
     vae = reference_vae(16, data.x.device) if name == "mnist" else latent_of(data, recipe.latent_epochs)
     return World(data, Space(vae, data.x))
 
-# %% ../../nbs/4_study/42_protocol.ipynb #983106d6
+# %% ../../nbs/4_study/42_protocol.ipynb #5da7b309
 def chance(*names: Any, device: torch.device | str = "cpu") -> torch.Generator:
     "A generator whose seed is a hash of the names given"
     digest = hashlib.blake2b(repr(names).encode(), digest_size=7).digest()
@@ -149,7 +150,7 @@ def together(bouts: list[Bout], recipe: Recipe) -> Iterator[float]:
                               batch=recipe.batch, lr=recipe.lr, dropout=recipe.dropout)
     for b, net in zip(bouts, joint.members()): b.net = net
 
-# %% ../../nbs/4_study/42_protocol.ipynb #91615090
+# %% ../../nbs/4_study/42_protocol.ipynb #632e55d5
 @torch.no_grad()
 def view_of(bout: Bout, needs: Sequence[str], recipe: Recipe, draws: int = 10) -> View:
     "The fields of a `View` that a strategy needs"
@@ -185,7 +186,7 @@ def boosted(bout: Bout, scheme: str, k: int, generator: torch.Generator) -> Any:
     m.pool.y, m.order, m.net, m.generator, m.round = labels, order, bout.net, generator, 1
     return drain(getattr(Queries(m), scheme.replace("-", "_"))(k))
 
-# %% ../../nbs/4_study/42_protocol.ipynb #778b50e3
+# %% ../../nbs/4_study/42_protocol.ipynb #1559cb2a
 @torch.no_grad()
 def measure(home: World, bout: Bout, method: str) -> float:
     "Share of right answers on the test images"
@@ -229,7 +230,7 @@ def play(home: World, recipe: Recipe, task: Task, last: Sequence[Point | None]) 
         for b in live:
             try:
                 if n == goals[0]: b.told = told(b, task.method) | {"value": measure(home, b, task.method)}
-                if k: b.next = next_of(b, task.method, k, recipe)
+                b.next = next_of(b, task.method, k, recipe) if k else []
                 if n < goals[0]: b.buy(b.next)
             except Exception as e: b.error = e
             yield "query", {}
@@ -267,7 +268,7 @@ class FairRound:
         check_methods([task.method])
         return drain(play(world(task.data, self.recipe, self.device), self.recipe, task, last))
 
-# %% ../../nbs/4_study/42_protocol.ipynb #b5f8e1a6
+# %% ../../nbs/4_study/42_protocol.ipynb #04b6c9a9
 def shipped(study: str = "study") -> dict[str, np.ndarray]:
     "Columns of the committed ledger: study 'study' (`bench/study.py`) or 'fewest' (`bench/labels.py`)"
     with as_file(files("deffi_lab") / "assets" / "study.sqlite") as path, Ledger(path, study, readonly=True) as ledger:
