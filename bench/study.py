@@ -35,7 +35,7 @@ PARTS = {   # name: the arguments of `tasks`
     "cifar": dict(data=["cifar"], methods=["random", "margin", "badge", "boost"],
                   budgets=(50, 100, 200, 500, 1000, 2000, 4000), seeds=range(10), group=10),
     "query": dict(data=["mnist"], methods=["random", "margin", "badge"], budgets=(20, 40, 70, 100, 150, 200),
-                  queries=(10, 30), seeds=range(10), group=10),
+                  queries=(10, 30), seeds=range(6), group=6),
     "more": dict(data=["mnist"], methods=["stratified", "entropy", "margin-diverse", "bald", "coreset", "probcover"],
                  budgets=(20, 40, 70, 100, 150, 200, 300, 500, 1000), seeds=range(10), group=10),
 }
