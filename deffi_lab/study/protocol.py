@@ -7,7 +7,7 @@ __all__ = ['DATA', 'BOOSTING', 'METHODS', 'check_methods', 'Recipe', 'World', 'l
            'together', 'view_of', 'next_of', 'boosted', 'measure', 'graph_of', 'play', 'told', 'point', 'FairRound',
            'shipped']
 
-# %% ../../nbs/4_study/42_protocol.ipynb #2a550464
+# %% ../../nbs/4_study/42_protocol.ipynb #27175eec
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -38,7 +38,7 @@ from ..nets.vae import VAE, reference_vae
 from ..ledger import Ledger, Point
 from .sweep import Task
 
-# %% ../../nbs/4_study/42_protocol.ipynb #0b3a6c84
+# %% ../../nbs/4_study/42_protocol.ipynb #1ca42bb6
 DATA: dict[str, Callable[[], ImageSet]] = {"mnist": mnist, "fashion": fashion_mnist, "cifar": cifar10}
 BOOSTING = ("boost", "pool-walk", "snn")
 METHODS = (*STRATEGIES, *BOOSTING, "poisson")
@@ -100,7 +100,7 @@ def world(name: str, recipe: Recipe, device: str = "auto") -> World:
     vae = reference_vae(16, data.x.device) if name == "mnist" else latent_of(data, recipe.latent_epochs)
     return World(data, Space(vae, data.x))
 
-# %% ../../nbs/4_study/42_protocol.ipynb #5da7b309
+# %% ../../nbs/4_study/42_protocol.ipynb #e2ab2f40
 def chance(*names: Any, device: torch.device | str = "cpu") -> torch.Generator:
     "A generator whose seed is a hash of the names given"
     digest = hashlib.blake2b(repr(names).encode(), digest_size=7).digest()
@@ -150,7 +150,7 @@ def together(bouts: list[Bout], recipe: Recipe) -> Iterator[float]:
                               batch=recipe.batch, lr=recipe.lr, dropout=recipe.dropout)
     for b, net in zip(bouts, joint.members()): b.net = net
 
-# %% ../../nbs/4_study/42_protocol.ipynb #632e55d5
+# %% ../../nbs/4_study/42_protocol.ipynb #67f0a83f
 @torch.no_grad()
 def view_of(bout: Bout, needs: Sequence[str], recipe: Recipe, draws: int = 10) -> View:
     "The fields of a `View` that a strategy needs"
@@ -186,7 +186,7 @@ def boosted(bout: Bout, scheme: str, k: int, generator: torch.Generator) -> Any:
     m.pool.y, m.order, m.net, m.generator, m.round = labels, order, bout.net, generator, 1
     return drain(getattr(Queries(m), scheme.replace("-", "_"))(k))
 
-# %% ../../nbs/4_study/42_protocol.ipynb #1559cb2a
+# %% ../../nbs/4_study/42_protocol.ipynb #1f107407
 @torch.no_grad()
 def measure(home: World, bout: Bout, method: str) -> float:
     "Share of right answers on the test images"
@@ -268,7 +268,7 @@ class FairRound:
         check_methods([task.method])
         return drain(play(world(task.data, self.recipe, self.device), self.recipe, task, last))
 
-# %% ../../nbs/4_study/42_protocol.ipynb #04b6c9a9
+# %% ../../nbs/4_study/42_protocol.ipynb #ee196414
 def shipped(study: str = "study") -> dict[str, np.ndarray]:
     "Columns of the committed ledger: study 'study' (`bench/study.py`) or 'fewest' (`bench/labels.py`)"
     with as_file(files("deffi_lab") / "assets" / "study.sqlite") as path, Ledger(path, study, readonly=True) as ledger:
