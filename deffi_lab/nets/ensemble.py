@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ensemble', 'train_ensemble']
 
-# %% ../../nbs/2_nets/22_ensemble.ipynb #a00b17bb
+# %% ../../nbs/2_nets/22_ensemble.ipynb #ca75758f
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..data.images import unit
 from .classify import shift
 
-# %% ../../nbs/2_nets/22_ensemble.ipynb #fceca4f8
+# %% ../../nbs/2_nets/22_ensemble.ipynb #ce1d77a4
 class Ensemble(nn.Module):
     """Nets of one architecture as one: `features` of convolutions, batch norms and ReLUs, then a linear `head`.
 
@@ -73,7 +73,7 @@ class Ensemble(nn.Module):
         net.head.bias.copy_(self.bias[i, 0])
         return net.eval()
 
-# %% ../../nbs/2_nets/22_ensemble.ipynb #9f971214
+# %% ../../nbs/2_nets/22_ensemble.ipynb #883d97c7
 def train_ensemble(ensemble: Ensemble, x: Sequence[UInt8[Tensor, "n c h w"]], y: Sequence[Int[Tensor, "n"]],
                    generators: Sequence[torch.Generator], *, steps: int = 250, batch: int = 64, lr: float = 1e-2,
                    pixels: int = 2, weight_decay: float = 1e-4, dropout: float = 0.) -> Iterator[float]:
