@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FewestKnobs', 'doubtful_cover', 'FewestLabels']
 
-# %% ../../nbs/3_methods/37_fewest.ipynb #6038babc
+# %% ../../nbs/3_methods/37_fewest.ipynb #ccaded60
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ from ..nets.classify import predict
 from ..nets.contrast import Encoder, embed, warp
 from ..nets.geometry import herding, margin, nearest
 
-# %% ../../nbs/3_methods/37_fewest.ipynb #e6dceccb
+# %% ../../nbs/3_methods/37_fewest.ipynb #bc6adfd1
 @dataclass
 class FewestKnobs:
     "What can be set of the recipe"
@@ -35,7 +35,7 @@ class FewestKnobs:
     batch: int = knob(128, 8, 1024, scale="log", unit="images")
     lr: float = knob(3e-3, 1e-5, 3e-2, scale="log", help="top of the one-cycle schedule")
 
-# %% ../../nbs/3_methods/37_fewest.ipynb #73343185
+# %% ../../nbs/3_methods/37_fewest.ipynb #fc8299de
 def doubtful_cover(rows: Float[Tensor, "n d"], doubt: Float[Tensor, "n"], among: Int[Tensor, "m"],
                    own: Int[Tensor, "l"], k: int, width: float) -> Int[Tensor, "k"]:
     "`k` of `among` that cover the most doubt; `width`: of the kernel, as a share of the median distance"
@@ -46,7 +46,7 @@ def doubtful_cover(rows: Float[Tensor, "n d"], doubt: Float[Tensor, "n"], among:
     picks = herding(z, doubt[among], sigma, covered)
     return among[[next(picks) for _ in range(k)]]
 
-# %% ../../nbs/3_methods/37_fewest.ipynb #bd9a1caa
+# %% ../../nbs/3_methods/37_fewest.ipynb #64e87165
 class FewestLabels:
     """The recipe on a pool; iterate to run. `schedule`: totals of labels at which a network is measured.
 
