@@ -20,7 +20,8 @@ from deffi_lab.core import make_generator
 from deffi_lab.data.images import ImageSet, cifar10, fashion_mnist, mnist
 from deffi_lab.methods.fewest import FewestLabels
 from deffi_lab.methods.propagation import Graph, knn_graph
-from deffi_lab.nets.contrast import Encoder, embed, reference_encoder, train_encoder
+from deffi_lab.nets.classify import predict
+from deffi_lab.nets.contrast import Encoder, reference_encoder, train_encoder
 
 here = Path(__file__).resolve().parent
 SCHEDULE = (20, 30, 50, 75, 100)
@@ -54,7 +55,7 @@ def encoder(name: str, seed: int) -> Encoder:
 @cache
 def graph(name: str, seed: int) -> Graph:
     "Of an encoder's embedding, shared by the seeds that use it"
-    return knn_graph(F.normalize(embed(encoder(name, seed).features, data(name).x), dim=1))
+    return knn_graph(F.normalize(predict(encoder(name, seed).features, data(name).x), dim=1))
 
 
 def once(name: str, seed: int, total: int) -> dict:

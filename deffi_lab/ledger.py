@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['APPLICATION', 'SCHEMA', 'TABLES', 'WHERE', 'LedgerError', 'Key', 'Point', 'Ledger']
 
-# %% ../nbs/0_core/03_ledger.ipynb #67395515
+# %% ../nbs/0_core/03_ledger.ipynb #bf71950f
 import json
 import os
 import sqlite3
@@ -19,7 +19,7 @@ import numpy as np
 
 from .store import StoreError
 
-# %% ../nbs/0_core/03_ledger.ipynb #0c68a7eb
+# %% ../nbs/0_core/03_ledger.ipynb #38846337
 class LedgerError(StoreError):
     "A ledger that cannot be read or written, or points that do not belong there; the message says what to do"
 
@@ -53,7 +53,7 @@ class Point:
         return isinstance(other, Point) and [v for i, v in enumerate(self.row()) if i != 2] == \
             [v for i, v in enumerate(other.row()) if i != 2]
 
-# %% ../nbs/0_core/03_ledger.ipynb #6cbadfa4
+# %% ../nbs/0_core/03_ledger.ipynb #d92531b2
 APPLICATION, SCHEMA = 0x64656666, 1       # "deff"
 TABLES = """
 CREATE TABLE studies (name TEXT PRIMARY KEY, settings TEXT NOT NULL);
@@ -100,8 +100,8 @@ class Ledger:
         if not head: return
         if head[:16] != b"SQLite format 3\0" or len(head) < 100:
             raise LedgerError(f"{self.path}: not a ledger, or a damaged one; it was left as it is, name another file")
-        page, pages = int.from_bytes(head[16:18], "big") or 65536, int.from_bytes(head[28:32], "big")
-        page = 65536 if page == 1 else page
+        page, pages = int.from_bytes(head[16:18], "big"), int.from_bytes(head[28:32], "big")
+        page = 65536 if page == 1 else page                     # two bytes hold no more
         if not Path(f"{self.path}-wal").exists() and os.path.getsize(self.path) < page * pages:
             raise LedgerError(f"{self.path}: cut off after {os.path.getsize(self.path)} of {page * pages} bytes; "
                               "it was left as it is, take a copy or name another file")

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from deffi_lab.core import make_generator
 from deffi_lab.data.images import mnist, unit
-from deffi_lab.nets.contrast import Encoder, contrast_loss, embed, reference_encoder, train_encoder, warp
+from deffi_lab.nets.classify import predict
+from deffi_lab.nets.contrast import Encoder, contrast_loss, reference_encoder, train_encoder, warp
 from deffi_lab.nets.geometry import nearest
 
 
@@ -142,18 +143,18 @@ def test_training_refuses(x, more, match):
     with pytest.raises(ValueError, match="size=7"): Encoder(size=7)
 
 
-def test_embed_in_batches_is_the_whole(data):
+def test_features_in_batches_is_the_whole(data):
     encoder, x = reference_encoder(), data.x[:53]
     whole = encoder.features(unit(x))
-    for batch in (1, 7, 53, 1000): torch.testing.assert_close(embed(encoder.features, x, batch), whole, rtol=1e-4, atol=1e-4)
-    assert not embed(small().eval().features, x).requires_grad
+    for batch in (1, 7, 53, 1000): torch.testing.assert_close(predict(encoder.features, x, batch), whole, rtol=1e-4, atol=1e-4)
+    assert not predict(small().eval().features, x).requires_grad
 
 
 def test_the_shipped_encoder_does_what_its_record_says(data):
     encoder = reference_encoder()
     assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
     assert encoder.options == encoder.record["options"] and "no labels" in encoder.record["data"]
-    known, asked = (F.normalize(embed(encoder.features, x), dim=1) for x in (data.x[:10000], data.x_test))
+    known, asked = (F.normalize(predict(encoder.features, x), dim=1) for x in (data.x[:10000], data.x_test))
     pick = torch.randperm(10000, generator=make_generator(0))[:3000]
     votes = F.one_hot(data.y[nearest(asked[pick], known, 5)[1]], 10).sum(1)
     accuracy = float((votes.argmax(1) == data.y_test[pick]).float().mean())
@@ -164,8 +165,8 @@ def test_the_shipped_encoder_does_what_its_record_says(data):
 def test_cuda_agrees_with_cpu(data):
     if not torch.cuda.is_available(): pytest.skip("no CUDA device")
     x = data.x_test[:200]
-    torch.testing.assert_close(embed(reference_encoder("cuda").features, x.cuda()).cpu(),
-                               embed(reference_encoder().features, x), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(predict(reference_encoder("cuda").features, x.cuda()).cpu(),
+                               predict(reference_encoder().features, x), rtol=1e-2, atol=1e-2)
     z = rows(20)
     assert float(contrast_loss(z.cuda())) == pytest.approx(float(contrast_loss(z)), rel=1e-4)
     losses = list(train_encoder(small().cuda(), x.cuda(), steps=20, batch=32, generator=make_generator(0, "cuda")))

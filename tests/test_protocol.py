@@ -1,17 +1,18 @@
 "One protocol for all methods: start, purchases, groups of seeds, failures, the live study"
+from dataclasses import replace
+
 import pytest
 import torch
 
-from deffi_lab.core import make_generator
+from deffi_lab.core import drain, make_generator
 from deffi_lab.data.images import from_arrays, mnist
 from deffi_lab.ledger import Point
 from deffi_lab.live import Run
-from deffi_lab.methods.propagation import drain
 from deffi_lab.methods.walk import Space
 from deffi_lab.nets.vae import VAE, reference_vae
 from deffi_lab.study import protocol
 from deffi_lab.study.live import LANES, LiveStudy
-from deffi_lab.study.protocol import METHODS, FairRound, Recipe, World, begin, chance, latent_of, play, world
+from deffi_lab.study.protocol import FairRound, Recipe, World, begin, chance, known, latent_of, play, world
 from deffi_lab.study.sweep import Task
 
 SMALL = Recipe(pool=1500, steps=20)
@@ -46,7 +47,7 @@ def check_point(p, recipe, labels, k):
     assert 0 <= min(asked) and max(asked) < recipe.pool and 0 <= p.value <= 1 and p.seconds > 0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", known())
 def test_every_method_plays_a_round_from_the_same_start(home, method):
     points = one(home, method)
     for p, seed in zip(points, (0, 1), strict=True):
@@ -55,7 +56,7 @@ def test_every_method_plays_a_round_from_the_same_start(home, method):
     assert list(points[0].order) != list(points[1].order)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", known())
 def test_every_method_bears_a_start_of_one_class(home, method):
     first, = one(home, method, QUICK, (1, 4, 5), seeds=(3,))
     check_point(first, QUICK, 1, 3)
@@ -71,6 +72,27 @@ def test_start_and_pool_come_from_the_seed_alone(home):
     pool, space = home.part(0, 10_000)
     assert len(pool) == 1500 and torch.equal(space.z, Space(home.space.vae, pool.x).z)     # all there are, in step
     assert torch.equal(pool.label(torch.arange(5)), home.data.y[torch.randperm(1500, generator=make_generator(0))[:5]])
+
+
+def test_a_budget_put_in_between_is_played_and_ends(home):
+    first = one(home, "margin", QUICK, (20, 60))
+    assert [len(p.next) for p in first] == [40, 40]
+    mixed = [first[0], replace(first[1], next=first[1].next[:20])]
+    for last in (first, mixed):
+        for p, start in zip(one(home, "margin", QUICK, (20, 40, 60), last=last), first, strict=True):
+            check_point(p, QUICK, 40, 20)
+            assert list(p.order[:20]) == list(start.order)
+    again, fresh = one(home, "margin", QUICK, (20, 40, 60), last=first), one(home, "margin", QUICK, (20, 40, 60))
+    direct = one(home, "margin", QUICK, (20, 40, 60), last=fresh)
+    for p, q in zip(again, direct, strict=True): assert list(p.order) == list(q.order) and p.value == q.value
+
+
+def test_a_study_that_is_over_goes_on_to_a_new_budget(home):
+    end = one(home, "margin", QUICK, (20,))
+    assert [list(p.next) for p in end] == [[], []]
+    for p, start in zip(one(home, "margin", QUICK, (20, 50), last=end), end, strict=True):
+        check_point(p, QUICK, 50, 0)
+        assert list(p.order[:20]) == list(start.order)
 
 
 def test_chance_is_told_by_its_names():
@@ -303,7 +325,7 @@ def test_a_bad_study_is_refused(some, more, match):
 
 
 def test_the_lanes_exist():
-    assert set(LANES) <= set(METHODS)
+    assert set(LANES) <= set(known())
 
 
 @pytest.mark.cuda
@@ -312,7 +334,7 @@ def test_a_round_on_a_gpu(some):
     moved = some.to("cuda")
     there = World(moved, Space(reference_vae(16, "cuda"), moved.x))
     here = World(some, Space(reference_vae(16), some.x))
-    for m in METHODS:
+    for m in known():
         a, b = one(there, m), one(here, m)
         for p, q in zip(a, b, strict=True):
             check_point(p, SMALL, 20, 10)

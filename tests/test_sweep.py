@@ -149,8 +149,16 @@ def test_seeds_that_stand_apart_are_not_run_as_one(tmp_path):
         ledger.add(task.key(1), Point(10, .1))
         got = units(task, ledger)
         assert [(u.task.seeds, u.goal, u.weight) for u in got] == [((0, 2), 10, 5), ((1,), 20, 4)]
-        ledger.add(task.key(1), Point(160, .2))
+        for n in BUDGETS[1:]: ledger.add(task.key(1), Point(n, .2))
         assert [u.task.seeds for u in units(task, ledger)] == [(0, 2)]
+
+
+def test_a_budget_that_a_run_has_passed_by_is_refused(tmp_path):
+    with Ledger(tmp_path / "l", "test") as ledger:
+        Sweep(nearest_mean, plan(), ledger).run(progress=False)
+        more = tasks(["digits"], ["far"], (*BUDGETS[:2], 30, *BUDGETS[2:]), seeds=range(2))
+        with pytest.raises(ValueError, match="budget=30.*up to 160 labels without it.*another study"):
+            Sweep(nearest_mean, more, ledger).run(progress=False)
 
 
 def test_a_round_that_returns_too_little_is_a_failure(tmp_path):

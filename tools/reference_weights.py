@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from deffi_lab.core import make_generator
 from deffi_lab.data.images import mnist, unit
 from deffi_lab.methods.latent import LatentKnobs, TrainVAE
-from deffi_lab.nets.contrast import Encoder, embed, train_encoder
+from deffi_lab.nets.classify import predict
+from deffi_lab.nets.contrast import Encoder, train_encoder
 from deffi_lab.nets.geometry import nearest
 from deffi_lab.nets.vae import VAE, elbo, latents, whiten
 
@@ -76,7 +77,7 @@ def train_contrast(seed: int = SEED, out: Path = ASSETS / "encoder_mnist.safeten
         if step % 400 == 0: print("encoder", step, round(loss, 3), flush=True)
     half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in encoder.state_dict().items()}
     encoder.load_state_dict({k: v.float() for k, v in half.items()})
-    z, far = (F.normalize(embed(encoder.features, x), dim=1) for x in (data.x[:10000], data.x_test))
+    z, far = (F.normalize(predict(encoder.features, x), dim=1) for x in (data.x[:10000], data.x_test))
     vote = data.y[nearest(far, z, 5)[1]].mode(1).values
     record = {"options": encoder.options, "data": "MNIST, 60,000 training images, no labels", "steps": steps,
               "command": "python tools/reference_weights.py encoder", "seed": seed, "torch": torch.__version__,

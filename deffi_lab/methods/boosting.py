@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['still', 'DeepBoosting']
 
-# %% ../../nbs/3_methods/31_boosting.ipynb #64b67125
+# %% ../../nbs/3_methods/31_boosting.ipynb #0a235369
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from ..core import PersonOracle, Pool, Step, check_knobs, make_generator, set_knob
+from ..core import PersonOracle, Pool, Step, check_knobs, make_generator, set_knob, under
 from .queries import SCHEMES, BoostingKnobs, Queries, teacher_oracle
 from .walk import Space, Target, Walks, walk
-from ..nets.classify import predict, shift
+from ..nets.classify import accuracy_steps, predict, shift
 from ..nets.geometry import nearest
 from ..nets.vae import VAE
 
-# %% ../../nbs/3_methods/31_boosting.ipynb #b2f39777
+# %% ../../nbs/3_methods/31_boosting.ipynb #ca65d39b
 @contextmanager
 def still(net: nn.Module) -> Iterator[nn.Module]:
     "The net in evaluation mode for a look at it in the midst of training, which then goes on as if nobody had looked"
@@ -108,11 +108,8 @@ class DeepBoosting:
         if k > 0: yield from self._buy(k)
         self._mark()
         yield from self._train()
-        right = 0
-        for x, y in zip(self.x_test.split(500), self.y_test.split(500)):
-            right += int((predict(self.net, x).argmax(1) == y).sum())
-            yield "evaluate", {}
-        self.curve.append((self.pool.asked, right / len(self.x_test)))
+        right = yield from under("evaluate", accuracy_steps(self.net, self.x_test, self.y_test))
+        self.curve.append((self.pool.asked, right))
         self.round += 1
         end = self.schedule[-1] if self.schedule else min(max(self.knobs.budget, self.knobs.first), len(self.pool))
         self.finished = self.pool.asked >= end or not bool(self.pool.unlabelled.any())

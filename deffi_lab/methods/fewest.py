@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FewestKnobs', 'doubtful_cover', 'FewestLabels']
 
-# %% ../../nbs/3_methods/37_fewest.ipynb #ccaded60
+# %% ../../nbs/3_methods/37_fewest.ipynb #ca935d96
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from ..core import Pool, Selection, Step, bf16_is_fast, check_knobs, knob, make_generator, set_knob
+from ..core import Pool, Selection, Step, bf16_is_fast, check_knobs, knob, make_generator, set_knob, under
 from ..data.images import unit
 from .propagation import Graph, graph_margin, graph_steps, poisson_steps
-from ..nets.classify import predict
-from ..nets.contrast import Encoder, embed, warp
+from ..nets.classify import accuracy_steps, predict
+from ..nets.contrast import Encoder, warp
 from ..nets.geometry import herding, margin, nearest
 
-# %% ../../nbs/3_methods/37_fewest.ipynb #bc6adfd1
+# %% ../../nbs/3_methods/37_fewest.ipynb #dd390522
 @dataclass
 class FewestKnobs:
     "What can be set of the recipe"
@@ -35,7 +35,7 @@ class FewestKnobs:
     batch: int = knob(128, 8, 1024, scale="log", unit="images")
     lr: float = knob(3e-3, 1e-5, 3e-2, scale="log", help="top of the one-cycle schedule")
 
-# %% ../../nbs/3_methods/37_fewest.ipynb #fc8299de
+# %% ../../nbs/3_methods/37_fewest.ipynb #a6fad07d
 def doubtful_cover(rows: Float[Tensor, "n d"], doubt: Float[Tensor, "n"], among: Int[Tensor, "m"],
                    own: Int[Tensor, "l"], k: int, width: float) -> Int[Tensor, "k"]:
     "`k` of `among` that cover the most doubt; `width`: of the kernel, as a share of the median distance"
@@ -46,7 +46,7 @@ def doubtful_cover(rows: Float[Tensor, "n d"], doubt: Float[Tensor, "n"], among:
     picks = herding(z, doubt[among], sigma, covered)
     return among[[next(picks) for _ in range(k)]]
 
-# %% ../../nbs/3_methods/37_fewest.ipynb #64e87165
+# %% ../../nbs/3_methods/37_fewest.ipynb #f2f46257
 class FewestLabels:
     """The recipe on a pool; iterate to run. `schedule`: totals of labels at which a network is measured.
 
@@ -65,7 +65,7 @@ class FewestLabels:
             raise ValueError(f"{schedule[-1]} labels are to be bought: the pool has {len(pool)} samples")
         self.pool, self.encoder, self.x_test, self.y_test = pool, encoder, x_test, y_test
         self.schedule, self.seed, self.truth = tuple(schedule), seed, truth
-        self._first = F.normalize(embed(encoder.features, pool.x), dim=1), graph
+        self._first = F.normalize(predict(encoder.features, pool.x), dim=1), graph
         self.reset()
 
     def reset(self) -> None:
@@ -97,14 +97,14 @@ class FewestLabels:
         "Graph (where there is none), questions, flow, and at a budget or once it leads a network"
         self.at_boundary = False
         self.generator.set_state(self._chance)
-        if self.graph is None: self.graph = yield from self._named("graph", graph_steps(self.rows), "built")
-        if not self.net: self._first = self._first[0], self.graph
+        if self.graph is None: self.graph = yield from under("graph", graph_steps(self.rows), "built")
+        if self.net is None: self._first = self._first[0], self.graph
         k = self.total - len(self.order)
         self.ask(k)
         yield "query", {}
         labels = self.pool.y[self.order]
-        self.u = yield from self._named("spread", poisson_steps(self.graph, self.order, labels, self.pool.n_classes),
-                                        "residual")
+        flow = poisson_steps(self.graph, self.order, labels, self.pool.n_classes)
+        self.u = yield from under("spread", flow, "residual")
         self.doubt = 1 - graph_margin(self.u)
         if self.truth is not None:
             self.spread.append((len(self.order), float((self.u.argmax(1) == self.truth).float().mean())))
@@ -112,20 +112,14 @@ class FewestLabels:
         if len(self.order) in self.schedule or len(self.order) >= self.knobs.lead:
             net = yield from self._train()
             if len(self.order) in self.schedule:
-                self.curve.append((self.pool.asked, (yield from self._measure(net))))
+                right = yield from under("evaluate", accuracy_steps(net, self.x_test, self.y_test))
+                self.curve.append((self.pool.asked, right))
                 told = {"accuracy": self.curve[-1][1]}
             if len(self.order) >= self.knobs.lead: yield from self._take_over(net)
         self.finished = len(self.order) >= self.schedule[-1]
         self._chance = self.generator.get_state()
         self.at_boundary = True
         yield "evaluate" if told else "spread", told
-
-    def _named(self, phase: str, steps: Iterator[float], name: str) -> Iterator[tuple[str, dict]]:
-        "The steps of a generator under a phase; hands its value on"
-        while True:
-            try: value = next(steps)
-            except StopIteration as end: return end.value
-            yield phase, {name: value}
 
     def ask(self, k: int) -> Selection:
         "Chooses `k` samples, asks the oracle, and keeps both"
@@ -176,20 +170,12 @@ class FewestLabels:
             yield "train", {"loss": float(loss.detach())}
         return net.eval()
 
-    def _measure(self, net: nn.Module) -> Iterator[tuple[str, dict]]:
-        "Share of right answers on the test images"
-        right = 0
-        for x, y in zip(self.x_test.split(500), self.y_test.split(500)):
-            right += int((predict(net, x).argmax(1) == y).sum())
-            yield "evaluate", {}
-        return right / len(self.x_test)
-
     @torch.no_grad()
     def _take_over(self, net: nn.Module) -> Iterator[tuple[str, dict]]:
         "From now on the network doubts, and its features (their 24 widest axes) make the graph"
         features, doubt = [], []
         for x in self.pool.x.split(1000):
-            f = embed(net[:-1], x)
+            f = predict(net[:-1], x)
             features.append(f)
             doubt.append(1 - margin(net[-1](f)))
             yield "look", {}

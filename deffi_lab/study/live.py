@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LANES', 'LiveKnobs', 'LiveStudy']
 
-# %% ../../nbs/4_study/43_live.ipynb #7f940c9b
+# %% ../../nbs/4_study/43_live.ipynb #e23d363a
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from ..nets.vae import VAE
 from .protocol import Recipe, World, check_methods, latent_of, play, world
 from .sweep import Task, check_budgets
 
-# %% ../../nbs/4_study/43_live.ipynb #5eae5007
+# %% ../../nbs/4_study/43_live.ipynb #7d4bd64a
 LANES = ("random", "margin", "badge", "typiclust")
 
 

@@ -6,7 +6,7 @@
 __all__ = ['Round', 'Task', 'check_budgets', 'tasks', 'Unit', 'units', 'call', 'Report', 'Sweep', 'Here', 'brought', 'workers',
            'meter']
 
-# %% ../../nbs/4_study/41_sweep.ipynb #bd1f7e35
+# %% ../../nbs/4_study/41_sweep.ipynb #3bca35dc
 import heapq
 import math
 import time
@@ -20,7 +20,7 @@ from typing import Any
 
 from ..ledger import Key, Ledger, Point
 
-# %% ../../nbs/4_study/41_sweep.ipynb #f6391775
+# %% ../../nbs/4_study/41_sweep.ipynb #7d534dc6
 @dataclass(frozen=True)
 class Task:
     "One method on one data set for a group of seeds: measured at `budgets`; `query` labels at a time (0: to the next)"
@@ -63,7 +63,7 @@ def tasks(data: Iterable[str], methods: Iterable[str], budgets: Sequence[int], q
     parts = [tuple(seeds[i:i + group]) for i in range(0, len(seeds), group)]
     return [Task(d, m, q, check_budgets(budgets, q), p) for p, d, q, m in product(parts, data, queries, methods)]
 
-# %% ../../nbs/4_study/41_sweep.ipynb #e7eea9c3
+# %% ../../nbs/4_study/41_sweep.ipynb #85c2125e
 @dataclass(frozen=True, eq=False)
 class Unit:
     "A round to be run: a task, where its seeds stand, how many rounds remain to it"
@@ -82,10 +82,15 @@ class Unit:
 
 
 def units(task: Task, ledger: Ledger) -> list[Unit]:
-    "What is left of a task, seeds that stand alike together"
+    "What is left of a task, seeds that stand alike together; ValueError where a budget was passed by"
     top, at = task.budgets[-1], []
     for seed in task.seeds:
-        last = ledger.last(task.key(seed))
+        there = ledger.points(task.key(seed))
+        last, passed = there[-1] if there else None, set(task.budgets) - {p.labels for p in there}
+        passed = [b for b in sorted(passed) if last is not None and b < last.labels]
+        if passed:
+            raise ValueError(f"budget={passed[0]}: {task.key(seed)} was measured up to {last.labels} labels "
+                             "without it; use the budgets of the ledger, or name another study")
         if last is None or last.labels < top: at.append((last.labels if last else 0, seed, last))
     out = []
     for _, same in groupby(sorted(at, key=lambda a: a[:2]), key=lambda a: a[0]):
@@ -104,7 +109,7 @@ def call(round: Round, task: Task, last: list[Point | None]) -> list[Point | str
         return [f"ValueError: {len(out)} points for {len(task.seeds)} seeds"] * len(task.seeds)
     return [p if isinstance(p, Point) else "".join(traceback.format_exception(p)) for p in out]
 
-# %% ../../nbs/4_study/41_sweep.ipynb #ac753bda
+# %% ../../nbs/4_study/41_sweep.ipynb #e4d11607
 @dataclass
 class Report:
     "Points measured now, points that were there before, runs that failed, seconds"
@@ -221,7 +226,7 @@ class Sweep:
         if alive and alive[0][1].labels < u.task.budgets[-1]:
             self._push(Unit(replace(u.task, seeds=tuple(s for s, _ in alive)), tuple(p for _, p in alive)))
 
-# %% ../../nbs/4_study/41_sweep.ipynb #efff0b7d
+# %% ../../nbs/4_study/41_sweep.ipynb #13e8f50f
 class Here(Executor):
     "This process as an executor: work is done when it is submitted"
     def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
