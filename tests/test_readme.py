@@ -3,8 +3,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from deffi_lab.study.efficiency import band, from_ledger, labels_to_target, median_labels
+from deffi_lab.study.protocol import shipped
 
 ROOT = Path(__file__).resolve().parents[1]
+METHODS = ("boost", "badge", "margin", "maxherding", "random", "typiclust")
 
 
 def test_the_ten_lines_run(tmp_path, monkeypatch, capsys):
@@ -19,3 +24,35 @@ def test_the_ten_lines_run(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     curve = eval(out.strip().splitlines()[-1], {})
     assert [n for n, _ in curve][:2] == [40, 70] and curve[-1][1] > .9, curve
+
+
+def bench_cells(text, name):
+    "The numbers `mean ± half width` of a row of the table of labels, None where empty"
+    row = next(ln for ln in text.splitlines() if ln.startswith("|") and ln.split("|")[1].strip(" *") == name)
+    cells = [c.strip() for c in row.split("|")[2:-1]]
+    return [tuple(map(float, re.findall(r"[\d.]+", c))) if "±" in c else None for c in cells[:7]], cells[7]
+
+
+@pytest.mark.parametrize("name, method", [("fewest", "fewest"), *((m, m) for m in METHODS), ("Poisson learning, VAE latent", "poisson")])
+def test_the_table_of_labels_is_what_the_shipped_ledger_holds(name, method):
+    said, _ = bench_cells((ROOT / "README.md").read_text(), name)
+    runs = from_ledger(shipped("fewest") if method == "fewest" else shipped(), "mnist", 0)[method]
+    assert len(runs) == 20
+    labels, mean, low, high = band(runs)
+    there = {int(n): (round(100 * m, 1), round(50 * (h - lo), 1)) for n, m, lo, h in zip(labels, mean, low, high)}
+    there[70] = there.get(70, there.get(75))
+    got = dict(zip((20, 30, 50, 70, 100, 300, 1000), said))
+    assert sum(v is not None for v in got.values()) >= 5
+    for n, v in got.items():
+        if v is not None: assert v == pytest.approx(there[n], abs=.051), n
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_labels_to_97_are_medians_of_the_shipped_ledger(method):
+    _, said = bench_cells((ROOT / "README.md").read_text(), method)
+    runs = from_ledger(shipped(), "mnist", 0)[method]
+    reach = [labels_to_target(*c, .97) for c in runs.values()]
+    never = sum(r.censored for r in reach)
+    first, *more = [int(v.replace(",", "")) for v in re.findall(r"\d[\d,]*", said)]
+    assert (more[0] if more else 0) == never
+    assert first == pytest.approx(median_labels(reach).labels, abs=1) if not said.startswith(">") else never > len(reach) / 2
