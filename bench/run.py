@@ -14,7 +14,8 @@ from pathlib import Path
 
 here = Path(__file__).resolve().parent
 BENCHES = ["first_map", "vae_throughput", "neighbours", "live_overhead", "pause", "boosting",
-           "query", "ledger", "workers", "study_speed", "stopping", "labels"]
+           "query", "ledger", "workers", "study_speed", "stopping", "labels",
+           "agents", "signed_distance", "pairs", "dense_vs_patch", "labelling"]
 KEYS = ("name", "ours", "peer", "unit", "ratio", "low", "high", "n", "note")
 
 

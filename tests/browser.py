@@ -216,6 +216,12 @@ class LabView:
         self.page.mouse.move(*self.at(panel, *start)); self.page.mouse.down()
         self.page.mouse.move(*self.at(panel, *end), steps=5); self.page.mouse.up()
 
+    def draw(self, panel: str, places: list[tuple[float, float]]) -> None:
+        "A line drawn freehand through places (fractions from left and top)"
+        self.page.mouse.move(*self.at(panel, *places[0])); self.page.mouse.down()
+        for place in places[1:]: self.page.mouse.move(*self.at(panel, *place), steps=2)
+        self.page.mouse.up()
+
     @property
     def pause_ms(self) -> list[float]:
         "Times from the press on Pause to the status `paused`"

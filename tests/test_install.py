@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from deffi_lab import __version__
+
 root = Path(__file__).resolve().parents[1]
 
 
@@ -49,4 +51,4 @@ def test_installed_wheel_draws_a_map_outside_the_checkout(wheel, tmp_path):
     assert str(site) in out.stdout and "(60000, 1, 28, 28) (64, 2)" in out.stdout
     out = subprocess.run([tmp_path / "env" / "bin" / "deffi-lab", "doctor"], cwd=tmp_path, env=env,
                          capture_output=True, text=True)
-    assert out.returncode == 0 and "deffi_lab 0.2.0" in out.stdout, out.stdout + out.stderr
+    assert out.returncode == 0 and f"deffi_lab {__version__}" in out.stdout, out.stdout + out.stderr

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Lab']
 
-# %% ../../nbs/5_show/55_lab.ipynb #0230e865
+# %% ../../nbs/5_show/55_lab.ipynb #b52ca199
 import html
 import time
 import traceback
@@ -25,26 +25,29 @@ from .mpl import to_mpl
 from .plotly import to_html
 from .scene import Scene
 
-# %% ../../nbs/5_show/55_lab.ipynb #55d7b696
+# %% ../../nbs/5_show/55_lab.ipynb #ea66e614
 class Lab:
     """Shows a `Run`: `draw(method) -> Scene` is called on the thread that owns the method, when wanted.
 
-    `on_click(method, panel, x, y)` and `on_drag(method, panel, x0, y0, x1, y1)` run there too, between steps.
+    `on_click(method, panel, x, y)`, `on_drag(method, panel, x0, y0, x1, y1)` and `on_draw(method, panel, xy [n 2])`
+    (a line drawn freehand) run there too, between steps.
     `front` names the knobs shown at once, the others wait behind "more knobs" (None: all are shown).
     `extras` are widgets of the lab's own, below the knobs. `draw=None` takes the scenes of the steps.
     """
     def __init__(self, run: Run, draw: Callable[[Any], Scene] | None = None, title: str = "",
                  extras: Sequence[w.Widget] = (), *, fps: float = 8.0, on_click: Callable | None = None,
-                 on_drag: Callable | None = None, front: Sequence[str] | None = None):
+                 on_drag: Callable | None = None, front: Sequence[str] | None = None,
+                 on_draw: Callable | None = None):
         self.run, self.draw, self.title = run, draw, title
         self.canvas, self.bar, self.error, self.pause_ms = SceneCanvas(fps), RunBar(run), w.HTML(), []
         self.error.add_class("deffi-error")
         knobs = getattr(run.method, "knobs", None)
         specs = [] if knobs is None else knob_specs(knobs)
         self.knobs = knob_widgets(specs, self._set_knob, knobs)
-        self._calls = {"click": on_click, "drag": on_drag}
+        self._calls = {"click": on_click, "drag": on_drag, "draw": on_draw}
         self.canvas.on_click(lambda *a: self._forward("click", *a))
         self.canvas.on_drag(lambda *a: self._forward("drag", *a))
+        self.canvas.on_draw(lambda *a: self._forward("draw", *a))
         self.canvas.on_attach(self.redraw)
         self.canvas.on_pause(self.pause_ms.append)
         self._said, self._failed_draw = 0.0, ""

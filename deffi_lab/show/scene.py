@@ -6,7 +6,7 @@
 __all__ = ['Panel', 'Scene', 'grid', 'GREY', 'PALETTE', 'UNKNOWN', 'Curves', 'Field', 'Image', 'Layer', 'Line', 'Map', 'Paths',
            'Points', 'Text', 'class_color', 'class_rgb', 'rgb']
 
-# %% ../../nbs/5_show/50_scene.ipynb #c792f2b9
+# %% ../../nbs/5_show/50_scene.ipynb #a2b2703e
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ from deffi_lab.show.layers import (
 _all_ = ["GREY", "PALETTE", "UNKNOWN", "Curves", "Field", "Image", "Layer", "Line", "Map", "Paths", "Points",
          "Text", "class_color", "class_rgb", "rgb"]
 
-# %% ../../nbs/5_show/50_scene.ipynb #8e8314a9
+# %% ../../nbs/5_show/50_scene.ipynb #aaca2e31
 def _limits(lo: float, hi: float, log: bool) -> tuple[float, float]:
     "A margin of 4 % around lo..hi, in the logarithm where the axis is one"
     if log:
@@ -31,7 +31,10 @@ def _limits(lo: float, hi: float, log: bool) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    "Layers on one pair of axes; `click=True` sends clicks and drags back; pure images have no axes"
+    """Layers on one pair of axes; pure images, and panels with `bare=True`, have none and square pixels.
+
+    `click=True` sends clicks and drags back; `draw=True` sends clicks, and lines drawn freehand instead of drags.
+    """
     name: str
     layers: list = field(default_factory=list)
     title: str = ""
@@ -43,6 +46,8 @@ class Panel:
     equal: bool = False
     click: bool = False
     class_names: Sequence[str] | None = None
+    draw: bool = False
+    bare: bool = False
 
     def __post_init__(self):
         for la in self.layers:
@@ -56,8 +61,8 @@ class Panel:
 
     @property
     def axes(self) -> bool:
-        "False where there are only images: no ticks, square pixels"
-        return not self.layers or not all(isinstance(la, (Image, Text)) for la in self.layers)
+        "False where there are only images, or `bare` says so: no ticks, square pixels"
+        return not self.bare and (not self.layers or not all(isinstance(la, (Image, Text)) for la in self.layers))
 
     def limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
         "xlim and ylim, given or from the layers"
@@ -88,7 +93,7 @@ def _tags(points: Points, names: Sequence[str] | None) -> Iterator[Text]:
         text = names[c] if names is not None and c < len(names) else str(c)
         yield Text(float(x), float(y), text, color="#111111", size=14)
 
-# %% ../../nbs/5_show/50_scene.ipynb #417971e2
+# %% ../../nbs/5_show/50_scene.ipynb #640a3126
 @dataclass(frozen=True, eq=False)
 class Scene:
     "Panels with a title and a note; names of panels are unique"

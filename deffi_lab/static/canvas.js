@@ -1,12 +1,14 @@
 // Draws the scenes that the kernel sends, on one 2-D canvas a view, and sends clicks, drags and receipts back.
 //
 // kernel -> page: {kind: "frame", seq, scene} with one binary buffer an array, {kind: "pong"}
-// page -> kernel: hello, ack {seq}, ping, click {panel, x, y}, drag {panel, x0, y0, x1, y1}, pause_ms {ms}
+// page -> kernel: hello, ack {seq}, ping, click {panel, x, y}, drag {panel, x0, y0, x1, y1}, pause_ms {ms},
+//                 draw {panel, xy: [x, y, x, y, ...]}: a line drawn freehand in a panel with `draw`
 // For tests the root element carries data-seq (last frame drawn), data-status, and `element.deffi`:
 // {seq, scene: {panels: [{name, layers: [{kind, ...arrays}]}]}, boxes: [panel areas in CSS pixels], pause_ms: []}.
 
 const FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif";
 const INK = "#222222", SOFT = "#666666", RULE = "#d9d9d9";
+const MOST = 4000;                                // points of a line drawn freehand
 const PING_MS = 2000, GONE_MS = 7000, NARROW = 620;
 const GONE = "kernel gone: re-run the cell (a long-running cell looks the same: wait for it)";
 const TYPES = { f4: Float32Array, u1: Uint8Array, i4: Int32Array };
@@ -124,7 +126,7 @@ const DRAW = {
       const x = la.xy[2 * i], y = la.xy[2 * i + 1];
       const a = [p.px(x), p.py(y)], b = [p.px(x + la.uv[2 * i]), p.py(y + la.uv[2 * i + 1])];
       ctx.beginPath(); ctx.moveTo(...a); ctx.lineTo(...b); ctx.stroke();
-      head(ctx, a, b, 4);
+      head(ctx, a, b, Math.min(4, 0.3 * Math.hypot(b[0] - a[0], b[1] - a[1])));
     }
   },
   image(ctx, la, p) { bitmap(ctx, p, la.extent, la.pixels, la.alpha); },
@@ -310,7 +312,20 @@ function paint(view) {
   if (scene.note) { ctx.font = `11px ${FONT}`; ctx.fillStyle = SOFT; ctx.fillText(fit(ctx, scene.note, width - 24), 12, height - 8); }
   view.projections = scene.panels.map((panel, i) => drawPanel(ctx, panel, boxes[i], scene.palette));
   view.root.deffi.boxes = view.projections.map(({ x, y, w, h }, i) => ({ name: scene.panels[i].name, x, y, w, h }));
-  if (mark) hint(ctx, view, mark);
+  if (mark) (mark.ink ? ink : hint)(ctx, view, mark);
+}
+
+function ink(ctx, view, { i, ink: xy }) {        // the line under the pointer, and the chord that will close it
+  const p = view.projections[i];
+  if (!p || xy.length < 4) return;
+  ctx.lineJoin = ctx.lineCap = "round";
+  for (const [color, width] of [["#ffffff", 5], ["#d1006c", 2.4]]) {
+    ctx.strokeStyle = color; ctx.lineWidth = width; ctx.beginPath();
+    for (let k = 0; k < xy.length; k += 2) ctx[k ? "lineTo" : "moveTo"](p.px(xy[k]), p.py(xy[k + 1]));
+    ctx.stroke();
+  }
+  ctx.lineWidth = 1.4; ctx.setLineDash([3, 4]); ctx.beginPath();
+  ctx.moveTo(p.px(xy.at(-2)), p.py(xy.at(-1))); ctx.lineTo(p.px(xy[0]), p.py(xy[1])); ctx.stroke(); ctx.setLineDash([]);
 }
 
 function hint(ctx, view, { i, from, to }) {      // the rubber line of a drag, the ring of a click
@@ -366,30 +381,49 @@ function pointer(view, model) {
   };
   const data = (i, x, y) => { const p = view.projections[i]; return [p.dx(Math.min(Math.max(x, p.x), p.x + p.w)), p.dy(Math.min(Math.max(y, p.y), p.y + p.h))]; };
   let down = null;
+  const fade = () => {
+    view.redraw();
+    setTimeout(() => { if (!down) { view.mark = null; view.redraw(); } }, 1500);
+  };
+  const trace = (e) => {                         // all places since the last event, two pixels apart, at most MOST
+    for (const one of [...(e.getCoalescedEvents?.() ?? []), e]) {
+      const { x, y } = where(one);
+      if (Math.hypot(x - down.last[0], y - down.last[1]) < 2 || down.ink.length >= 2 * MOST) continue;
+      down.last = [x, y]; down.ink.push(...data(down.i, x, y));
+      down.most = Math.max(down.most, Math.hypot(x - down.x, y - down.y));
+    }
+    view.mark = { i: down.i, ink: down.ink }; view.redraw();
+  };
   canvas.addEventListener("pointerdown", (e) => {
     const { x, y, i } = where(e);
-    if (i < 0 || e.button !== 0 || !view.scene.panels[i].click) return;
-    down = { i, x, y, from: data(i, x, y) };
+    const panel = i >= 0 && view.scene.panels[i];
+    if (!panel || e.button !== 0 || !(panel.click || panel.draw)) return;
+    down = { i, x, y, from: data(i, x, y), name: panel.name, ink: panel.draw ? data(i, x, y) : null, last: [x, y], most: 0 };
     canvas.setPointerCapture(e.pointerId); e.preventDefault();
   });
   canvas.addEventListener("pointermove", (e) => {
     const { x, y, i } = where(e);
-    if (down) { view.mark = { i: down.i, from: down.from, to: data(down.i, x, y) }; view.redraw(); }
+    if (down && down.ink) trace(e);
+    else if (down) { view.mark = { i: down.i, from: down.from, to: data(down.i, x, y) }; view.redraw(); }
     const panel = i >= 0 && view.scene.panels[i];
     hover(view, !down && panel, i >= 0 && view.projections[i], x, y);
-    canvas.style.cursor = panel && panel.click ? "crosshair" : "default";
+    canvas.style.cursor = panel && (panel.click || panel.draw) ? "crosshair" : "default";
     tip.textContent = panel && panel.axes ? data(i, x, y).map((v) => Number(v.toPrecision(3))).join(", ") : "";
   });
   canvas.addEventListener("pointerup", (e) => {
     if (!down) return;
-    const { x, y } = where(e), name = view.scene.panels[down.i].name, far = Math.hypot(x - down.x, y - down.y) > 6;
+    if (down.ink && (trace(e), down.most > 6)) {
+      model.send({ kind: "draw", panel: down.name, xy: down.ink });
+      down = null; fade();
+      return;
+    }
+    const { x, y } = where(e), name = down.name, far = !down.ink && Math.hypot(x - down.x, y - down.y) > 6;
     const [x1, y1] = data(down.i, x, y), [x0, y0] = down.from;
     view.mark = { i: down.i, from: down.from, to: far ? [x1, y1] : down.from };
     model.send(far ? { kind: "drag", panel: name, x0, y0, x1, y1 } : { kind: "click", panel: name, x: x0, y: y0 });
-    down = null; view.redraw();
-    setTimeout(() => { if (!down) { view.mark = null; view.redraw(); } }, 1500);
+    down = null; fade();
   });
-  canvas.addEventListener("pointercancel", () => { down = null; view.mark = null; });
+  canvas.addEventListener("pointercancel", () => { down = null; view.mark = null; view.redraw(); });
   canvas.addEventListener("pointerleave", () => { tip.textContent = ""; hover(view, null); });
 }
 
