@@ -166,21 +166,26 @@ def test_a_tracer_learns_and_traces_from_a_click(tmp_path):
         open_lab(p, at, "lab.ipynb"); run_all(p)
         v = LabView(p)
         v.wait_drawn()
-        p.wait_for_function(TITLE, arg=["unseen", "click near the edge"])
+        p.wait_for_function(TITLE, arg=["unseen", "click on the edge"])
         before = v.layer("learnt", 0)["pixels"]
         v.press("start"); v.wait_status("running")
         p.wait_for_function(SCORED, arg=4, timeout=150_000)
         dice = v.layer("dice", 1)["y"]
         assert max(dice) > .2 and v.layer("learnt", 0)["pixels"] != before, "it has learnt something"
         expert = np.array(named(v, "unseen", "expert")["xy"]).reshape(-1, 2)
-        x, y = expert.mean(0)
+        x, y = expert[expert[:, 0].argmax()]                                  # the rightmost point of the true edge
         v.click("unseen", (x + .5) / 96, 1 - (y + .5) / 96)
-        p.wait_for_function("() => /closed/.test(document.querySelector('.deffi-canvas')?.deffi"
+        p.wait_for_function("() => /1 click: Dice/.test(document.querySelector('.deffi-canvas')?.deffi"
                             "?.scene?.panels?.[0]?.title)", timeout=20_000)
         shot(p, "tracer_clicked")
         v.press("pause"); v.wait_status("paused"); p.wait_for_timeout(400)
-        click = named(v, "unseen", "your click")["xy"]
+        click = named(v, "unseen", "your clicks")["xy"]
         assert abs(click[0] - x) < 1.5 and abs(click[1] - y) < 1.5
+        x, y = expert[expert[:, 0].argmin()]
+        v.click("unseen", (x + .5) / 96, 1 - (y + .5) / 96)
+        p.wait_for_function("() => /2 clicks: Dice/.test(document.querySelector('.deffi-canvas')?.deffi"
+                            "?.scene?.panels?.[0]?.title)", timeout=20_000)
+        shot(p, "tracer_two_clicks")
         p.locator(".deffi-slice .noUi-handle").first.focus()
         p.keyboard.press("ArrowRight"); p.wait_for_timeout(1200)
         other = np.array(named(v, "unseen", "expert")["xy"]).reshape(-1, 2)

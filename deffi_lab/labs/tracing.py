@@ -6,7 +6,7 @@
 __all__ = ['INK', 'WALK', 'ORBIT', 'LEVEL', 'NET', 'SHOWN', 'COLORS', 'STUDIED', 'TracingView', 'closed', 'measured',
            'tracer_lab']
 
-# %% ../../nbs/6_labs/64_tracing.ipynb #5a1e9f1d
+# %% ../../nbs/6_labs/64_tracing.ipynb #9efe7cac
 import math
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -30,7 +30,7 @@ from ..show.scene import Panel, Scene
 from ..study.efficiency import band, from_ledger
 from ..study.protocol import shipped
 
-# %% ../../nbs/6_labs/64_tracing.ipynb #ae0cda35
+# %% ../../nbs/6_labs/64_tracing.ipynb #fbbe8b97
 INK, WALK, ORBIT, LEVEL, NET = "#111111", "#882255", "#D1006C", "#117733", "#4477DD"
 SHOWN = {"U-Net on masks": NET, "U-Net on the field": "#999933", "patch tracer": ORBIT, "its threshold": LEVEL}
 COLORS = {TracingRace.ORBIT: ORBIT, TracingRace.LEVEL: LEVEL, TracingRace.UNET: NET}
@@ -89,7 +89,7 @@ class TracingView:
                  for k, phi in enumerate(m.tracer.phi[:10]) for e in contours(phi)]
         sheet = mosaic(x.clamp(0, 1) ** .6, cols)[:, :cols * w]
         return Panel("labels", [raster(sheet), lines(edges, len(sheet), color="#66CCEE", width=1.5)], bare=True,
-                     title=f"learns from {len(m.train)} outlined slices")
+                     title=f"{len(m.train)} outlined slices")
 
     def efficiency(self) -> Panel:
         "Dice against labels, from a study"
@@ -103,7 +103,7 @@ class TracingView:
         "Unseen slice, learnt and true field, Dice, labels"
         true = make_field(m.true[m.shown:m.shown + 1], k=m.knobs.k, omega=m.knobs.omega, saturation=m.tracer.sigma)
         panels = [self.unseen(m), self.field(m, "learnt", "the field it sees here", m.field.phi[0], m.field.f[0]),
-                  self.field(m, "true", "the true field, never shown", true.phi[0], true.f[0]),
+                  self.field(m, "true", "the true field, hidden", true.phi[0], true.f[0]),
                   self.dice(m), self.labels(m)]
         failed = f"; {m.failed} of {m.tried} agents did not close an orbit" if m.tried else ""
         if self.results: panels.append(self.efficiency())
@@ -116,7 +116,7 @@ def closed(xy: Any) -> np.ndarray:
     xy = np.asarray(torch.as_tensor(xy), np.float32)
     return np.concatenate([xy, xy[:1]])
 
-# %% ../../nbs/6_labs/64_tracing.ipynb #6c85ab60
+# %% ../../nbs/6_labs/64_tracing.ipynb #1f3e8a55
 STUDIED = {"U-Net, largest": "U-Net on masks", "field U-Net, orbits": "U-Net on the field",
            "tracer, orbits": "patch tracer", "tracer, threshold": "its threshold"}
 

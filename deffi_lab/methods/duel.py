@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'TracingKnobs', 'TracingRace']
 
-# %% ../../nbs/3_methods/46_duel.ipynb #63a9d3b2
+# %% ../../nbs/3_methods/46_duel.ipynb #aeff6b2f
 import math
 import time
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ import torch
 
 from ..core import Step, check_knobs, knob, make_generator
 from ..data.grid import Slices
-from .clicks import click_contour
+from .clicks import Clicked, click_contour
 from .distance import signed_distance
 from .labelling import march
 from .orbits import busiest, outline
 from .tracing import TracerKnobs, TrainTracer
 from ..nets.segment import dice, largest, outputs, train_unet, unet
 
-# %% ../../nbs/3_methods/46_duel.ipynb #08e53333
+# %% ../../nbs/3_methods/46_duel.ipynb #c2344f8d
 MOST = 20                                        # slices kept for learning; the others are never trained on
 
 
@@ -105,7 +105,7 @@ class TracingRace:
         fresh = torch.rand(len(self.p), generator=self.generator) < .05
         self.p = torch.where(fresh[:, None].to(self.p.device), self.anywhere(len(self.p)).to(self.p.device), self.p)
         self.trails = [torch.where(fresh[:, None].to(t.device), self.p.to(t.device), t) for t in self.trails]
-        if self.clicks: self.trace()
+        if self.clicks: self.traced = self.through(self.clicks)
 
     def walk(self) -> None:
         "A step of all agents through the learnt field"
@@ -114,16 +114,16 @@ class TracingRace:
 
     def click(self, x: float, y: float) -> None:
         "One more click (pixels) on the slice shown; `.traced` is the contour through all of them, or says why not"
+        self.traced = self.through([*self.clicks, (x, y)])
         self.clicks.append((x, y))
-        self.trace()
 
     def forget(self) -> None:
         "No click, nothing traced"
         self.clicks, self.traced = [], None
 
-    def trace(self) -> None:
-        "The contour through the clicks, by agents that start there on the learnt field"
-        self.traced = click_contour(self.field.phi[0], torch.tensor(self.clicks), self.field.normal[0])
+    def through(self, clicks: list[tuple[float, float]]) -> Clicked:
+        "The contour through clicks, by agents that start there on the learnt field; ValueError for one outside"
+        return click_contour(self.field.phi[0], torch.tensor(clicks), self.field.normal[0])
 
     def overlap(self) -> float:
         "Dice of what was traced on the slice shown"
