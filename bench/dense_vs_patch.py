@@ -26,7 +26,7 @@ def dice(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
-def rows(n: int = 5) -> list[dict]:
+def rows(n: int = 2) -> list[dict]:
     "Midpoint steps; the patch-by-patch walk, all agents in one batch, runs once for each image"
     torch.set_num_threads(1)
     hearts, tests = phantom(60, size=128, seed=0), phantom(n, size=128, seed=1)

@@ -9,6 +9,9 @@ from deffi_lab.study.efficiency import band, from_ledger, labels_to_target, medi
 from deffi_lab.study.protocol import shipped
 
 ROOT = Path(__file__).resolve().parents[1]
+OUTLINES = {"U-Net on masks": "U-Net, largest", "U-Net on the field, agents": "field U-Net, orbits",
+            "U-Net on the field, threshold": "field U-Net, threshold", "patch tracer, agents": "tracer, orbits",
+            "patch tracer, threshold": "tracer, threshold"}
 METHODS = ("boost", "badge", "margin", "maxherding", "random", "typiclust")
 
 
@@ -56,3 +59,21 @@ def test_the_labels_to_97_are_medians_of_the_shipped_ledger(method):
     first, *more = [int(v.replace(",", "")) for v in re.findall(r"\d[\d,]*", said)]
     assert (more[0] if more else 0) == never
     assert first == pytest.approx(median_labels(reach).labels, abs=1) if not said.startswith(">") else never > len(reach) / 2
+
+
+@pytest.mark.parametrize("data, title", [("phantom", "phantoms"), ("heart", "Sunnybrook")])
+def test_the_table_of_outlines_is_what_the_shipped_ledger_holds(data, title):
+    text = (ROOT / "README.md").read_text()
+    lines = text[text.index(f"| {title}, Dice |"):].splitlines()
+    budgets = [int(v) for v in re.findall(r"(\d+) labels?", lines[0])]
+    runs, checked = from_ledger(shipped("labelling"), data, 0), 0
+    for line in lines[2:2 + len(OUTLINES)]:
+        name, *cells = [c.strip() for c in line.split("|")[1:-1]]
+        for k, cell in zip(budgets, cells, strict=True):
+            found = [y[list(x).index(k)] for x, y in runs[OUTLINES[name]].values() if k in x]
+            said = [float(v) for v in re.findall(r"[\d.]+", cell)]
+            assert bool(said) == bool(found), (name, k)
+            if not said: continue
+            assert said == pytest.approx([np.mean(found), min(found), max(found), len(found)], abs=6e-4), (name, k)
+            checked += 1
+    assert checked >= 12

@@ -1,7 +1,7 @@
-"""Makes the pictures of README: the boosting lab after five rounds, and the study's curves from the ledger; seeded.
+"""Makes the pictures of README: the boosting lab after five rounds, and the studies' curves from the ledgers; seeded.
 
-    python tools/picture.py          # writes docs/first_light.png and docs/fewest_labels.png
-    python tools/picture.py study    # the second only
+    python tools/picture.py          # writes docs/first_light.png, docs/fewest_labels.png and docs/deep_labelling.png
+    python tools/picture.py study    # the last two only
 """
 import sys
 from pathlib import Path
@@ -34,11 +34,44 @@ def study() -> Figure:
     ax.set_xticks(ticks, labels=map(str, ticks)); ax.minorticks_off(); ax.legend(loc="lower right")
     return fig
 
+
+def labelling() -> Figure:
+    "A slice with its outline, the field and agents; Dice against clicks on phantoms and on hearts, from the ledger"
+    import numpy as np
+
+    from deffi_lab.core import make_generator
+    from deffi_lab.data.phantom import phantom
+    from deffi_lab.methods.distance import signed_distance
+    from deffi_lab.methods.labelling import make_field, march
+    heart = phantom(24, seed=4).take([23])
+    phi = signed_distance(heart.mask, smooth=1.)
+    f = make_field(phi, k=.05).f
+    _, path = march(f, torch.rand(1, 60, 2, generator=make_generator(0)) * 95, 240, .5, every=2)
+    fig = Figure(figsize=(11, 3.4), dpi=80, layout="constrained")
+    a, b, *axes = fig.subplots(1, 4, width_ratios=(1, 1, 1.15, 1.15))
+    a.imshow(heart.image[0, 0], cmap="gray", vmin=0, vmax=1); a.contour(heart.mask[0], [.5], colors="#DDCC77")
+    b.imshow(phi[0], cmap="PuOr_r", vmin=-60, vmax=60); b.contour(phi[0], [0], colors="k", linewidths=1.5)
+    for k in range(60): b.plot(*path[:, 0, k].T, lw=.7, color="#882255")
+    a.set_title("one outline (phantom)"); b.set_title("agents spiral onto it")
+    for ax in (a, b): ax.set(xlim=(0, 95), ylim=(95, 0)); ax.axis("off")
+    c = shipped("labelling")
+    for ax, data, words in zip(axes, ("phantom", "heart"), ("phantoms", "real hearts, patient left out")):
+        for m, color, label in (("clicks, field", "#4477DD", "network on the field"), ("clicks, mask", "#000000", "network on masks")):
+            rows = (c["data"] == data) & (c["method"] == m) & (c["labels"] == 5)
+            mean = [np.mean(c[f"c{j}"][rows]) for j in range(5)]
+            ax.plot(range(5), mean, "o-", color=color, label=f"{label}, 5 labels")
+        rows = (c["data"] == data) & (c["method"] == "by hand")
+        ax.plot((3, 4), [np.mean(c[f"c{j}"][rows]) for j in (3, 4)], "^:", color="#999933", label="by hand, no network")
+        ax.set(xlabel="clicks a contour", ylabel="Dice", title=words, ylim=(.7, 1)); ax.legend(fontsize=8, loc="lower right"); ax.grid(alpha=.3)
+    return fig
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     docs = Path(__file__).resolve().parents[1] / "docs"
     docs.mkdir(exist_ok=True)
     study().savefig(docs / "fewest_labels.png")
+    labelling().savefig(docs / "deep_labelling.png")
     if sys.argv[1:] == ["study"]: sys.exit()
     lab = boosting_lab(name="picture")
     race = lab.run.method
