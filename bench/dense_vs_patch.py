@@ -10,6 +10,7 @@ from deffi_lab.data.phantom import phantom
 from deffi_lab.methods.labelling import march
 from deffi_lab.methods.orbits import fill
 from deffi_lab.methods.tracing import closing, tracer_field, train_tracer, walk_patchwise
+from deffi_lab.nets.segment import dice
 from deffi_lab.nets.tracer import TracerNet
 
 AGENTS, STEPS = 1000, 300
@@ -20,10 +21,6 @@ def enclosed(paths: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     loops = [o.points for o in closing(paths) if o.closed]
     if not loops: return torch.zeros(shape, dtype=torch.bool)
     return sum(fill(loop, shape).float() for loop in loops) > len(loops) / 2
-
-
-def dice(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 def rows(n: int = 2) -> list[dict]:
@@ -53,7 +50,7 @@ def rows(n: int = 2) -> list[dict]:
                 paths = way()
                 repeated.append(time.perf_counter() - t)
             took[name].append(statistics.median(repeated))
-            score[name].append(dice(enclosed(paths, mask.shape), mask))
+            score[name].append(float(dice(enclosed(paths, mask.shape)[None], mask[None])))
         ratios.append(took["patch"][-1] / took["dense"][-1])
     mean = {name: sum(v) / n for name, v in score.items()}
     gap = max(abs(a - b) for a, b in zip(score["dense"], score["patch"]))

@@ -35,6 +35,9 @@ WORK, SHIPPED = here / "cache" / "labelling.sqlite", here.parent / "deffi_lab" /
 BUDGETS, SETS, STUDY = (1, 2, 5, 10, 20), ("phantom", "heart"), "labelling"
 SETTINGS = {"size": 96, "spacing": 1.75, "short": 400, "long": 1000, "tracer": 1500, "batch": 8, "sigma": 4., "test": 200}
 AGENTS, CLICKS = 64, 5
+TABLE = {"U-Net on masks": "U-Net, largest", "U-Net on the field, agents": "field U-Net, orbits",
+         "U-Net on the field, threshold": "field U-Net, threshold", "patch tracer, agents": "tracer, orbits",
+         "patch tracer, threshold": "tracer, threshold"}
 
 
 @cache
@@ -211,12 +214,17 @@ def rows() -> list[dict]:
 
 
 def table() -> None:
-    from deffi_lab.study.efficiency import band, from_ledger
-    found = columns()
-    for name in sorted(set(found["data"])):
-        for m, runs in from_ledger(found, name, 0).items():
-            x, mean, low, _ = band(runs)
-            print(f"{name:8} {m:24}", "  ".join(f"{int(n)}: {v:.3f} +-{v - lo:.3f}" for n, v, lo in zip(x, mean, low)))
+    "README's tables: mean (lowest-highest, seeds)"
+    from deffi_lab.study.efficiency import by_budget, from_ledger
+    for name, title in (("phantom", "phantoms"), ("heart", "Sunnybrook")):
+        print(f"| {title}, Dice |", *(f"{k} label{'s' * (k > 1)} |" for k in BUDGETS))
+        print("|---" * (1 + len(BUDGETS)) + "|")
+        runs = from_ledger(columns(), name, 0)
+        for words, m in TABLE.items():
+            at = by_budget(runs[m])
+            print(f"| {words} |", *(f"{np.mean(at[k]):.3f} ({min(at[k]):.3f}–{max(at[k]):.3f}, {len(at[k])}) |" if k in at else " |"
+                                    for k in BUDGETS))
+        print()
 
 
 if __name__ == "__main__":

@@ -10,30 +10,23 @@ import time
 from pathlib import Path
 
 import torch
-from scipy.ndimage import distance_transform_edt
 
 from deffi_lab.core import make_generator
 from deffi_lab.data.grid import Slices
 from deffi_lab.data.heart import packed
 from deffi_lab.data.phantom import phantom
+from deffi_lab.methods.distance import signed_distance
 from deffi_lab.nets.segment import dice, outputs, train_unet, unet
 
 BATCH = 12
 SEEN = "SCD0000101"         # the patient whose slices were looked at while the phantom was made
 
 
-def signed(s: Slices) -> torch.Tensor:
-    "Signed distance in pixels, outside positive"
-    inside = [torch.from_numpy(distance_transform_edt(m.numpy())) for m in s.mask]
-    outside = [torch.from_numpy(distance_transform_edt(~m.numpy())) for m in s.mask]
-    return (torch.stack(outside).clamp(min=.5) - torch.stack(inside).clamp(min=.5)).float()
-
-
 def trained(s: Slices, steps: int, seed: int) -> torch.nn.Module:
     "The network after `steps` updates on these slices"
     net = unet(seed=seed)
     generator = make_generator(seed)
-    for _ in train_unet(net, s.image, signed(s), steps=steps, batch=BATCH, generator=generator, chunk=steps): pass
+    for _ in train_unet(net, s.image, signed_distance(s.mask), steps=steps, batch=BATCH, generator=generator, chunk=steps): pass
     return net
 
 

@@ -55,3 +55,13 @@ def test_clicks_add_up_until_forgotten(hearts):
 def test_too_few_slices_are_refused(hearts):
     with pytest.raises(ValueError, match=f"20 slices: {MOST + 1} at least"): TracingRace(hearts.take(range(20)))
     with pytest.raises(ValueError, match="labels=0"): TracingRace(hearts, TracingKnobs(labels=0))
+
+
+@pytest.mark.cuda
+def test_on_a_gpu(hearts):
+    if not torch.cuda.is_available(): pytest.skip("no CUDA device")
+    race = TracingRace(hearts.to("cuda"), TracingKnobs(labels=3, agents=20), steps=100)
+    for _ in zip(range(60), race): pass
+    race.click(*first_click(race.true[:1], make_generator(0, "cuda"), 0.)[0].tolist())
+    race.show(1)
+    assert race.p.is_cuda and 0 <= list(race.score())[-1].index

@@ -4,6 +4,7 @@ from itertools import islice
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import map_coordinates
 from shapes import shapes
 
@@ -17,7 +18,6 @@ from deffi_lab.methods.labelling import (
     march,
     march_torch,
     sample,
-    unit,
 )
 from deffi_lab.methods.orbits import SCHEMES
 from deffi_lab.store import load_state, save_state
@@ -144,10 +144,10 @@ def test_field_by_hand():
 
 def test_consistent_takes_the_gradient_near_and_the_net_far():
     phi = signed_distance(shapes()["disc"], smooth=1.)[None]
-    other = unit(torch.randn(1, 2, 128, 128, generator=make_generator(0)))
+    other = F.normalize(torch.randn(1, 2, 128, 128, generator=make_generator(0)))
     n = consistent(phi, other, near=3.)
     near, far = (phi.abs() < 3)[:, None].expand_as(n), (phi.abs() > 6)[:, None].expand_as(n)
-    torch.testing.assert_close(n[near], unit(gradient(phi))[near])
+    torch.testing.assert_close(n[near], F.normalize(gradient(phi), dim=1)[near])
     torch.testing.assert_close(n[far], other[far])
 
 

@@ -6,7 +6,7 @@
 __all__ = ['SHAPES', 'INK', 'WALK', 'TURN', 'ORBIT', 'SOFT', 'shape_mask', 'edited', 'euler_ends', 'LabellingView', 'LabKnobs',
            'heart', 'pickers', 'labelling_lab']
 
-# %% ../../nbs/6_labs/63_labelling.ipynb #edc528e2
+# %% ../../nbs/6_labs/63_labelling.ipynb #abe4453c
 import itertools
 import math
 from collections.abc import Callable
@@ -21,12 +21,13 @@ from ..core import knob, pick_device
 from ..live import Run
 from ..methods.labelling import FlowKnobs, LabelDynamics, sample
 from ..methods.orbits import fill, outline, return_map
+from ..nets.segment import dice
 from ..show.flow import agreement, arrows, contours, distance_colors, lines, raster, up
 from ..show.lab import Lab
 from ..show.layers import Curves, Line, Paths, Points
 from ..show.scene import Panel, Scene
 
-# %% ../../nbs/6_labs/63_labelling.ipynb #597cea8d
+# %% ../../nbs/6_labs/63_labelling.ipynb #0d848875
 SHAPES: dict[str, Callable] = {
     "disc": lambda x, y: np.hypot(x, y) < .5,
     "ellipse": lambda x, y: np.hypot(x / .7, y / .4) < 1,
@@ -56,14 +57,14 @@ def edited(mask: torch.Tensor, line: np.ndarray, mode: str = "new") -> torch.Ten
         raise ValueError(f"{int(out.sum())} of {out.numel()} pixels inside: leave 30 on each side")
     return out
 
-# %% ../../nbs/6_labs/63_labelling.ipynb #48c6af03
+# %% ../../nbs/6_labs/63_labelling.ipynb #afdfe86c
 def euler_ends(k: float, omega: float, h: float, R: float) -> float:
     "Distance (px) outside a disc of radius R at which agents with Euler steps circle; inf for k = 0 or k h >= 2"
     if k * h <= 0 or k * h >= 2: return math.inf
     a, b, c = 1 - k * h / 2, R, -(omega * h) ** 2 / (2 * k * h)
     return (-b + math.sqrt(b * b - 4 * a * c)) / (2 * a)
 
-# %% ../../nbs/6_labs/63_labelling.ipynb #fae3e60c
+# %% ../../nbs/6_labs/63_labelling.ipynb #687f1c5a
 INK, WALK, TURN, ORBIT, SOFT = "#111111", "#882255", "#117733", "#D1006C", "#8A8F98"
 
 
@@ -157,7 +158,7 @@ class LabellingView:
         traced = self._still["traced"]
         if traced is None: return Panel("back", [raster(agreement(m.mask, m.mask))], title="ω = 0: no orbit")
         failed = sum(traced.failed.values())
-        both = 2 * float((traced.mask & m.mask).sum()) / max(1., float(traced.mask.sum() + m.mask.sum()))
+        both = float(dice(traced.mask[None], m.mask[None]))
         return Panel("back", [raster(agreement(traced.mask, m.mask))],
                      title=f"Dice {both:.3f}, {24 - failed} of 24 closed")
 
@@ -172,7 +173,7 @@ class LabellingView:
         return Scene(panels, title="A label becomes a dynamical system",
                      note=f"{says}{drift} · blue inside, brown outside · mask: blue missed, orange too much")
 
-# %% ../../nbs/6_labs/63_labelling.ipynb #d9447ad8
+# %% ../../nbs/6_labs/63_labelling.ipynb #a2b11a0c
 @dataclass
 class LabKnobs(FlowKnobs):
     "The knobs with values at which a turn can be watched"

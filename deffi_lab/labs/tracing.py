@@ -6,7 +6,7 @@
 __all__ = ['INK', 'WALK', 'ORBIT', 'LEVEL', 'NET', 'SHOWN', 'COLORS', 'STUDIED', 'TracingView', 'closed', 'measured',
            'tracer_lab']
 
-# %% ../../nbs/6_labs/64_tracing.ipynb #195ce0a1
+# %% ../../nbs/6_labs/64_tracing.ipynb #b5e4d4dd
 import math
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -27,10 +27,10 @@ from ..show.lab import Lab
 from ..show.layers import Curves, Points, Text
 from ..show.mosaic import mosaic
 from ..show.scene import Panel, Scene
-from ..study.efficiency import from_ledger
+from ..study.efficiency import by_budget, from_ledger
 from ..study.protocol import shipped
 
-# %% ../../nbs/6_labs/64_tracing.ipynb #16e380c0
+# %% ../../nbs/6_labs/64_tracing.ipynb #2d457bcd
 INK, WALK, ORBIT, LEVEL, NET = "#111111", "#882255", "#D1006C", "#117733", "#4477DD"
 SHOWN = {"U-Net on masks": NET, "U-Net on the field": "#999933", "patch tracer": ORBIT, "its threshold": LEVEL}
 COLORS = {TracingRace.ORBIT: ORBIT, TracingRace.LEVEL: LEVEL, TracingRace.UNET: NET}
@@ -116,20 +116,16 @@ def closed(xy: Any) -> np.ndarray:
     xy = np.asarray(torch.as_tensor(xy), np.float32)
     return np.concatenate([xy, xy[:1]])
 
-# %% ../../nbs/6_labs/64_tracing.ipynb #3e177140
+# %% ../../nbs/6_labs/64_tracing.ipynb #c2a655f2
 STUDIED = {"U-Net, largest": "U-Net on masks", "field U-Net, orbits": "U-Net on the field",
            "tracer, orbits": "patch tracer", "tracer, threshold": "its threshold"}
 
 
 def measured(data: str = "phantom") -> dict[str, tuple]:
     "What `bench/labelling.py` found on 'phantom' or 'heart': name -> (labels, mean Dice, lowest, highest seed)"
-    out, runs = {}, from_ledger(shipped("labelling"), data, 0)
-    for m, name in STUDIED.items():
-        at: dict[float, list] = {}
-        for labels, values in runs.get(m, {}).values():
-            for k, v in zip(labels, values): at.setdefault(float(k), []).append(float(v))
-        if at: out[name] = tuple(np.array([(k, np.mean(v), min(v), max(v)) for k, v in sorted(at.items())]).T)
-    return out
+    runs = from_ledger(shipped("labelling"), data, 0)
+    return {name: tuple(np.array([(k, np.mean(v), min(v), max(v)) for k, v in by_budget(runs[m]).items()]).T)
+            for m, name in STUDIED.items() if m in runs}
 
 
 def tracer_lab(data: Slices | None = None, labels: int = 5, seed: int = 0,

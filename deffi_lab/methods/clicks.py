@@ -6,7 +6,7 @@
 __all__ = ['Guess', 'tremble', 'first_click', 'next_click', 'click_channel', 'ClickHint', 'bend', 'at_points', 'Clicked',
            'nearest_piece', 'click_contour', 'by_hand', 'hand_clicks', 'session']
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #4000ab72
+# %% ../../nbs/3_methods/45_clicks.ipynb #e3a4943d
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .labelling import make_field
+from .labelling import make_field, sample
 from .orbits import fill, orbits
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #bdd33eda
+# %% ../../nbs/3_methods/45_clicks.ipynb #27de9a26
 def tremble(at: Float[Tensor, "n 2"], jitter: float, generator: torch.Generator | None) -> Float[Tensor, "n 2"]:
     "Points moved by a normal error of `jitter` pixels along each axis"
     if not jitter >= 0: raise ValueError(f"jitter={jitter}: 0 pixels or more")
@@ -50,7 +50,7 @@ def next_click(said: Bool[Tensor, "n h w"], phi: Float[Tensor, "n h w"], generat
         at.append(torch.tensor([i % w, i // w], dtype=torch.float32, device=p.device))
     return tremble(torch.stack(at), jitter, generator)
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #cc83d4b7
+# %% ../../nbs/3_methods/45_clicks.ipynb #cac9597f
 def click_channel(at: Float[Tensor, "n m 2"], shape: tuple[int, int],
                   radius: float = 5.) -> Float[Tensor, "n 1 h w"]:
     "Gaussian bumps of `radius` pixels at m clicks (x, y) a slice, the highest counts; NaN stands for no click"
@@ -79,7 +79,7 @@ class ClickHint:
         at[torch.arange(self.most, device=phi.device) >= many] = float("nan")
         return click_channel(at, phi.shape[1:], self.radius)
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #0d8d7f89
+# %% ../../nbs/3_methods/45_clicks.ipynb #1894bdc6
 def bend(phi: Float[Tensor, "h w"], at: Float[Tensor, "m 2"], radius: float = 12., ridge: float = .3
          ) -> Float[Tensor, "h w"]:
     """`phi` bent so that it is (nearly) zero at the clicks `at` (x, y), unchanged far from them.
@@ -102,10 +102,9 @@ def bend(phi: Float[Tensor, "h w"], at: Float[Tensor, "m 2"], radius: float = 12
 
 def at_points(grid: Float[Tensor, "h w"], at: Float[Tensor, "m 2"]) -> Float[Tensor, "m"]:
     "Bilinear values of a grid at points (x, y), clamped at the border"
-    from deffi_lab.methods.labelling import sample
     return sample(grid[None, None], at[None])[0, :, 0]
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #dfac8a8a
+# %% ../../nbs/3_methods/45_clicks.ipynb #89ea00bf
 @dataclass(frozen=True)
 class Clicked:
     "A mask Bool[h w] with its outline Float[m 2] (x, y); `closed`: by an orbit; else `why` not"
@@ -147,7 +146,7 @@ def click_contour(phi: Float[Tensor, "h w"], at: Float[Tensor, "m 2"], normal: F
     if best is None: return Clicked(nearest_piece(bent, at[0]), at.new_zeros(0, 2), False, why)
     return Clicked(fill(best[1], tuple(phi.shape)).to(phi.device), best[1], True)
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #08b17e05
+# %% ../../nbs/3_methods/45_clicks.ipynb #7fe0ad8e
 def by_hand(at: Float[Tensor, "m 2"], shape: tuple[int, int], points: int = 200) -> Bool[Tensor, "h w"]:
     "The inside of the closed cubic spline through clicks (x, y) in the order of drawing; ValueError below 3 clicks"
     from scipy.interpolate import CubicSpline
@@ -172,7 +171,7 @@ def hand_clicks(phi: Float[Tensor, "h w"], n: int, generator: torch.Generator | 
     order = want.argsort()
     return tremble(torch.from_numpy(at).float()[order], jitter, generator)
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #4ecc3d93
+# %% ../../nbs/3_methods/45_clicks.ipynb #24de9b52
 Guess = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'TracingKnobs', 'TracingRace']
 
-# %% ../../nbs/3_methods/46_duel.ipynb #aeff6b2f
+# %% ../../nbs/3_methods/46_duel.ipynb #b9be444c
 import math
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from .orbits import busiest, outline
 from .tracing import TracerKnobs, TrainTracer
 from ..nets.segment import dice, largest, outputs, train_unet, unet
 
-# %% ../../nbs/3_methods/46_duel.ipynb #c2344f8d
+# %% ../../nbs/3_methods/46_duel.ipynb #baa7153c
 MOST = 20                                        # slices kept for learning; the others are never trained on
 
 
@@ -58,12 +58,13 @@ class TracingRace:
         "Fresh weights, no scores"
         self.train = self.data.take(range(self.knobs.labels))
         self.tracer, self.net = TrainTracer(self.train, self.knobs, self.seed), None
-        self.generator = make_generator(self.seed)
+        self.generator = make_generator(self.seed, self.true.device)
         self.learners = {"tracer": iter(self.tracer)}
         if self.rival:
             self.net = unet(seed=self.seed).to(self.train.image.device)
             self.learners["U-Net"] = train_unet(self.net, self.train.image, signed_distance(self.train.mask),
-                                                steps=self.steps, generator=make_generator(self.seed))
+                                                steps=self.steps,
+                                                generator=make_generator(self.seed, self.true.device))
         self.clock = dict.fromkeys(self.learners, 0.)
         self.scores = {name: [] for name in (self.ORBIT, self.LEVEL, self.UNET)[:2 + self.rival]}
         self.index, self.failed, self.tried = 0, 0, 0
@@ -97,14 +98,15 @@ class TracingRace:
     def anywhere(self, n: int) -> torch.Tensor:
         "n places in the slice [n 2]"
         h, w = self.unseen.mask.shape[1:]
-        return torch.rand(n, 2, generator=self.generator) * torch.tensor([w - 1., h - 1.])
+        size = torch.tensor([w - 1., h - 1.], device=self.true.device)
+        return torch.rand(n, 2, generator=self.generator, device=size.device) * size
 
     def look(self) -> None:
         "The learnt distance and field on the slice shown; one agent in twenty begins anew; the click is traced again"
         self.field = self.tracer.field(self.unseen.image[self.shown:self.shown + 1])
-        fresh = torch.rand(len(self.p), generator=self.generator) < .05
-        self.p = torch.where(fresh[:, None].to(self.p.device), self.anywhere(len(self.p)).to(self.p.device), self.p)
-        self.trails = [torch.where(fresh[:, None].to(t.device), self.p.to(t.device), t) for t in self.trails]
+        fresh = (torch.rand(len(self.p), generator=self.generator, device=self.p.device) < .05)[:, None]
+        self.p = torch.where(fresh, self.anywhere(len(self.p)), self.p)
+        self.trails = [torch.where(fresh, self.p, t) for t in self.trails]
         if self.clicks: self.traced = self.through(self.clicks)
 
     def walk(self) -> None:

@@ -5,27 +5,22 @@
 # %% auto #0
 __all__ = ['scale_space', 'TracerNet']
 
-# %% ../../nbs/2_nets/26_tracer.ipynb #9c3a4836
+# %% ../../nbs/2_nets/26_tracer.ipynb #248b351a
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# %% ../../nbs/2_nets/26_tracer.ipynb #d0ed1b92
+from ..data.grid import smoothed
+
+# %% ../../nbs/2_nets/26_tracer.ipynb #3fce81a2
 def scale_space(image: Float[Tensor, "n 1 h w"], scales: tuple[int, ...] = (1, 2)) -> Float[Tensor, "n s h w"]:
     "The image (float32) at each scale in full resolution: as it is at 1, smoothed by a Gaussian of s/2 at s > 1"
     if image.ndim != 4 or image.shape[1] != 1: raise ValueError(f"images {list(image.shape)}: [n, 1, h, w] is needed")
     if not torch.isfinite(image).all(): raise ValueError("the image has values that are not finite: mend it first")
-    image, out = image.float(), []
-    for s in scales:
-        if s == 1: out.append(image); continue
-        x = torch.arange(-2 * s, 2 * s + 1, device=image.device, dtype=image.dtype)
-        g = torch.exp(-2 * (x / s).square())
-        g, wide = g / g.sum(), F.pad(image, (2 * s,) * 4, "replicate")
-        out.append(F.conv2d(F.conv2d(wide, g.view(1, 1, 1, -1)), g.view(1, 1, -1, 1)))
-    return torch.cat(out, 1)
+    return torch.stack([smoothed(image[:, 0].float(), s / 2 if s > 1 else 0.) for s in scales], 1)
 
-# %% ../../nbs/2_nets/26_tracer.ipynb #b9949bea
+# %% ../../nbs/2_nets/26_tracer.ipynb #51e31bfa
 class TracerNet(nn.Module):
     """Patches [n scales size size] -> [n outputs]: tanh of the distance (phi / sigma), normal x, normal y, ...
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Curve', 'Runs', 'SWAP', 'curve', 'at', 'Reach', 'labels_to_target', 'log_auc', 'kaplan_meier', 'median_labels',
-           'reaches', 'band', 'Paired', 'common', 'wilcoxon', 'interval', 'paired_difference', 'holm', 'times', 'Ratio',
-           'ratio', 'Dominance', 'dominance', 'Row', 'report', 'luck', 'from_ledger']
+           'reaches', 'by_budget', 'band', 'Paired', 'common', 'wilcoxon', 'interval', 'paired_difference', 'holm',
+           'times', 'Ratio', 'ratio', 'Dominance', 'dominance', 'Row', 'report', 'luck', 'from_ledger']
 
-# %% ../../nbs/4_study/40_efficiency.ipynb #b96e2e39
+# %% ../../nbs/4_study/40_efficiency.ipynb #2e2e1154
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,7 +19,7 @@ from scipy import stats
 Curve = tuple[np.ndarray, np.ndarray]            # labels asked for, value (accuracy say), of one run
 Runs = dict[str, dict[int, Curve]]               # method -> seed -> curve
 
-# %% ../../nbs/4_study/40_efficiency.ipynb #1a976b22
+# %% ../../nbs/4_study/40_efficiency.ipynb #7d13f76c
 def curve(labels: Sequence[float], values: Sequence[float]) -> Curve:
     "A run as two checked float arrays [n]; ValueError: labels not rising or below 1, values not finite, lengths"
     x, y = np.asarray(labels, float), np.asarray(values, float)
@@ -71,7 +71,7 @@ def labels_to_target(labels: Sequence[float], values: Sequence[float], target: f
     part = (target - y[i - 1]) / (y[i] - y[i - 1])
     return Reach(float(np.exp((1 - part) * np.log(x[i - 1]) + part * np.log(x[i]))))
 
-# %% ../../nbs/4_study/40_efficiency.ipynb #0931fffa
+# %% ../../nbs/4_study/40_efficiency.ipynb #0458df85
 def log_auc(labels: Sequence[float], values: Sequence[float], low: float | None = None,
             high: float | None = None) -> float:
     "Mean value over log labels from `low` to `high` (None: the run's own range), by the trapezoid rule"
@@ -85,7 +85,7 @@ def log_auc(labels: Sequence[float], values: Sequence[float], low: float | None 
     v = np.interp(t_in, t, y)
     return float(((v[1:] + v[:-1]) / 2 * np.diff(t_in)).sum() / (ends[1] - ends[0]))
 
-# %% ../../nbs/4_study/40_efficiency.ipynb #e829dca5
+# %% ../../nbs/4_study/40_efficiency.ipynb #28325027
 def kaplan_meier(reaches: Iterable[Reach]) -> tuple[np.ndarray, np.ndarray]:
     """Labels [k] at which a run arrived, ascending, and the share [k] of runs not there yet just after.
 
@@ -114,19 +114,25 @@ def reaches(runs: dict[int, Curve], target: float, stay: bool = False) -> dict[i
     return {s: labels_to_target(*c, target, stay) for s, c in runs.items()}
 
 
-def band(runs: dict[int, Curve], level: float = .95) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    "Labels [k], mean, low and high of Student's interval of the mean at each budget (one seed: no width)"
-    if not runs: raise ValueError("no runs: at least 1 seed is needed")
+def by_budget(runs: dict[int, Curve]) -> dict[float, list[float]]:
+    "What the seeds reached at each budget that one of them has, budgets rising"
     table: dict[float, list[float]] = {}
     for c in runs.values():
         for x, y in zip(*curve(*c)): table.setdefault(float(x), []).append(float(y))
-    labels = np.array(sorted(table))
+    return dict(sorted(table.items()))
+
+
+def band(runs: dict[int, Curve], level: float = .95) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    "Labels [k], mean, low and high of Student's interval of the mean at each budget (one seed: no width)"
+    if not runs: raise ValueError("no runs: at least 1 seed is needed")
+    table = by_budget(runs)
+    labels = np.array(list(table))
     n, mean = np.array([len(table[x]) for x in labels]), np.array([np.mean(table[x]) for x in labels])
     std = np.array([np.std(table[x], ddof=1) if len(table[x]) > 1 else 0. for x in labels])
     half = stats.t.ppf(.5 + level / 2, np.maximum(n - 1, 1)) * std / np.sqrt(n)
     return labels, mean, mean - half, mean + half
 
-# %% ../../nbs/4_study/40_efficiency.ipynb #a608d29b
+# %% ../../nbs/4_study/40_efficiency.ipynb #60e38236
 @dataclass(frozen=True)
 class Paired:
     "Mean difference a - b over `n` common seeds, its interval `low`..`high`, Wilcoxon's two-sided `p`, `wins` of a"
@@ -200,7 +206,7 @@ def holm(p: Sequence[float]) -> Float[np.ndarray, "n"]:
     out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return out
 
-# %% ../../nbs/4_study/40_efficiency.ipynb #261e216a
+# %% ../../nbs/4_study/40_efficiency.ipynb #831c7d86
 SWAP = str.maketrans("≥≤", "≤≥")
 
 
@@ -253,7 +259,7 @@ def ratio(ours: dict[int, Curve], peer: dict[int, Curve], target: float, stay: b
     bound = "?" if up and down else "≥" if up else "≤" if down else ""
     return Ratio(*map(float, np.exp([np.mean(logs), low, high])), len(logs), bound, len(seeds) - len(logs))
 
-# %% ../../nbs/4_study/40_efficiency.ipynb #9e6d24ff
+# %% ../../nbs/4_study/40_efficiency.ipynb #8dd60008
 @dataclass(frozen=True)
 class Dominance:
     "`share` [m m]: share of the budgets at which the row beats the column; `wins` bool and `p` [budgets m m]"
@@ -294,7 +300,7 @@ def dominance(runs: Runs, budgets: Sequence[float] | None = None, alpha: float =
         if min(1, 2.0 ** (1 - least) * len(pairs)) > alpha else ""
     return Dominance(names, list(map(float, budgets)), wins.mean(0), wins, p, note)
 
-# %% ../../nbs/4_study/40_efficiency.ipynb #b6862d35
+# %% ../../nbs/4_study/40_efficiency.ipynb #57ca5c97
 @dataclass(frozen=True)
 class Row:
     "One line of the report; `ratio`, `difference` and `p` (Holm) are against the reference, None on its own line"
@@ -324,7 +330,7 @@ def report(runs: Runs, target: float, reference: str | None = None, stay: bool =
                         float(np.mean([log_auc(*c) for c in r.values()])), **more))
     return rows
 
-# %% ../../nbs/4_study/40_efficiency.ipynb #0a33e3d0
+# %% ../../nbs/4_study/40_efficiency.ipynb #cc9389a0
 def luck(a: dict[int, Curve], b: dict[int, Curve], k: int = 3, statistic: Callable[..., float] = log_auc,
          draws: int = 20000, seed: int = 0) -> float:
     "Share of draws of `k` seeds for each in which the method with the lower mean over all seeds comes out on top"
@@ -335,7 +341,7 @@ def luck(a: dict[int, Curve], b: dict[int, Curve], k: int = 3, statistic: Callab
     d = pick(va) - pick(vb)
     return float(np.mean(d * np.sign(va.mean() - vb.mean()) < 0))
 
-# %% ../../nbs/4_study/40_efficiency.ipynb #0883f8dd
+# %% ../../nbs/4_study/40_efficiency.ipynb #c8158d11
 def from_ledger(columns: dict[str, np.ndarray], data: str | None = None, query: int | None = None) -> Runs:
     """Runs out of the columns data, method, query, seed, labels, value of a ledger.
 
