@@ -1,4 +1,5 @@
 "The ten lines of README run as they stand, on a user's own arrays"
+import json
 import re
 from pathlib import Path
 
@@ -77,3 +78,22 @@ def test_the_table_of_outlines_is_what_the_shipped_ledger_holds(data, title):
             assert said == pytest.approx([np.mean(found), min(found), max(found), len(found)], abs=6e-4), (name, k)
             checked += 1
     assert checked >= 12
+
+
+def test_differences_and_clicks_are_what_the_bench_and_the_ledger_hold():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    short = lambda v: f"{abs(v):.3f}"[1:]
+    sign = lambda v: ("-" if v < 0 else "+") + short(v)
+    bench = {r["name"]: r for p in (ROOT / "bench/results").glob("*core*.json") for r in json.loads(p.read_text())["rows"]}
+    a, b = bench["dynamics_vs_mask_5_phantom"], bench["dynamics_vs_mask_5_heart"]
+    assert f"lie {short(a['ratio'])} behind" in text and f"{sign(a['low'])} to {sign(a['high'])}" in text and a["n"] == 4
+    assert f"({sign(b['ratio'])}, {sign(b['low'])} to {sign(b['high'])}, three patients)" in text and b["n"] == 3
+    c = shipped("labelling")
+    def mean(data, method, key): return short(np.nanmean(c[key][(c["data"] == data) & (c["method"] == method) & (c["labels"] == 5)]))
+    for k, words in ((1, "after one click"), (2, "after two"), (4, "after four")):
+        ph, he = (mean(d, "clicks, field", f"c{k}") for d in ("phantom", "heart"))
+        assert f"{ph} on phantoms and {he} on hearts {words}" in text or f"{ph} and {he} {words}" in text
+    masks = [f"{mean('phantom', 'clicks, mask', f'c{k}')}/{mean('heart', 'clicks, mask', f'c{k}')}" for k in (1, 2, 4)]
+    assert ", ".join(masks) in text
+    hand = [f"{mean('phantom', 'by hand', f'c{k}')}/{mean('heart', 'by hand', f'c{k}')}" for k in (3, 4)]
+    assert f"three clicks {hand[0]}, through four {hand[1]}" in text

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'TracingKnobs', 'TracingRace']
 
-# %% ../../nbs/3_methods/46_duel.ipynb #b9be444c
+# %% ../../nbs/3_methods/46_duel.ipynb #f16707ee
 import math
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from .orbits import busiest, outline
 from .tracing import TracerKnobs, TrainTracer
 from ..nets.segment import dice, largest, outputs, train_unet, unet
 
-# %% ../../nbs/3_methods/46_duel.ipynb #baa7153c
+# %% ../../nbs/3_methods/46_duel.ipynb #bcd49499
 MOST = 20                                        # slices kept for learning; the others are never trained on
 
 
@@ -63,7 +63,7 @@ class TracingRace:
         if self.rival:
             self.net = unet(seed=self.seed).to(self.train.image.device)
             self.learners["U-Net"] = train_unet(self.net, self.train.image, signed_distance(self.train.mask),
-                                                steps=self.steps,
+                                                steps=self.steps, batch=4,
                                                 generator=make_generator(self.seed, self.true.device))
         self.clock = dict.fromkeys(self.learners, 0.)
         self.scores = {name: [] for name in (self.ORBIT, self.LEVEL, self.UNET)[:2 + self.rival]}
@@ -132,7 +132,7 @@ class TracingRace:
         return float(dice(self.traced.mask[None], self.unseen.mask[self.shown][None]))
 
     def score(self) -> Iterator[Step]:
-        "Dice of all on the unseen slices, a slice a step"
+        "Dice of all on the unseen slices, one learner on one slice a step"
         found, self.failed, self.tried = {name: [] for name in self.scores}, 0, 0
         for i, true in enumerate(self.unseen.mask):
             image = self.unseen.image[i:i + 1]
@@ -141,6 +141,8 @@ class TracingRace:
             self.failed, self.tried = self.failed + sum(traced.failed.values()), self.tried + len(traced.orbits)
             said = {self.ORBIT: busiest(traced), self.LEVEL: largest(field.phi < 0)[0]}
             if self.net is not None:
+                self.index += 1
+                yield Step(self.index, "score", {})
                 said[self.UNET] = largest(outputs(self.net, image)[:, 0] > 0)[0]
                 self.net.train()
             for name, mask in said.items(): found[name].append(float(dice(mask[None].to(true.device), true[None])))
