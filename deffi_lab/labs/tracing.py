@@ -6,7 +6,7 @@
 __all__ = ['INK', 'WALK', 'ORBIT', 'LEVEL', 'NET', 'SHOWN', 'COLORS', 'STUDIED', 'TracingView', 'closed', 'measured',
            'tracer_lab']
 
-# %% ../../nbs/6_labs/64_tracing.ipynb #d22137c8
+# %% ../../nbs/6_labs/64_tracing.ipynb #81e80ceb
 import math
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -30,7 +30,7 @@ from ..show.scene import Panel, Scene
 from ..study.efficiency import by_budget, from_ledger
 from ..study.protocol import shipped
 
-# %% ../../nbs/6_labs/64_tracing.ipynb #b7c85329
+# %% ../../nbs/6_labs/64_tracing.ipynb #fe4475c2
 INK, WALK, ORBIT, LEVEL, NET = "#111111", "#882255", "#D1006C", "#117733", "#4477DD"
 SHOWN = {"U-Net on masks": NET, "U-Net on the field": "#999933", "patch tracer": ORBIT, "its threshold": LEVEL}
 COLORS = {TracingRace.ORBIT: ORBIT, TracingRace.LEVEL: LEVEL, TracingRace.UNET: NET}
@@ -116,7 +116,7 @@ def closed(xy: Any) -> np.ndarray:
     xy = np.asarray(torch.as_tensor(xy), np.float32)
     return np.concatenate([xy, xy[:1]])
 
-# %% ../../nbs/6_labs/64_tracing.ipynb #0d710abe
+# %% ../../nbs/6_labs/64_tracing.ipynb #f43d83d1
 STUDIED = {"U-Net, largest": "U-Net on masks", "field U-Net, orbits": "U-Net on the field",
            "tracer, orbits": "patch tracer", "tracer, threshold": "its threshold"}
 
