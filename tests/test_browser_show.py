@@ -2,7 +2,7 @@
 import statistics
 
 import pytest
-from browser import LabView, notebook, open_lab, page, restart_kernel, run_all, save, server, shot
+from browser import LabView, notebook, open_lab, page, reopened, restart_kernel, run_all, save, server, shot
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
@@ -107,9 +107,7 @@ def test_lab_live(tmp_path):
         v.press("start") if p.locator("button.deffi-start").first.is_enabled() else v.press("pause")
         v.wait_status("running")
         save(p)
-        open_lab(p, at, "demo.ipynb", reset=False)       # loaded again: the picture comes back and moves
-        v = LabView(p)
-        seq = v.wait_drawn()
+        v, seq = reopened(p, at, "demo.ipynb")           # loaded again: the picture comes back and moves
         assert v.status == "running" and len(v.layer("map", 1)["xy"]) == 10_000
         v.wait_drawn(seq + 5)
         shot(p, "lab_reloaded")
