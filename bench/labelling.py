@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from paired import difference
+
 from deffi_lab.core import make_generator
 from deffi_lab.data.heart import Slices, packed
 from deffi_lab.data.phantom import phantom
@@ -184,31 +186,16 @@ def columns() -> dict:
     with Ledger(WORK if WORK.exists() else SHIPPED, STUDY, readonly=True) as ledger: return ledger.columns()
 
 
-def difference(name: str, ours: str, peer: str, k: int, row: str, note: str) -> dict:
-    "A paired difference of Dice at k labels, with Student's interval over seeds"
-    from scipy.stats import t
-
-    from deffi_lab.study.efficiency import from_ledger
-    runs = from_ledger(columns(), name, 0)
-    at = {m: {s: float(v[list(n).index(k)]) for s, (n, v) in runs[m].items() if k in n} for m in (ours, peer)}
-    seeds = sorted(set(at[ours]) & set(at[peer]))
-    d = np.array([at[ours][s] - at[peer][s] for s in seeds])
-    half = d.std(ddof=1) / len(d) ** .5 * t.ppf(.975, len(d) - 1) if len(d) > 1 else float("nan")
-    return {"name": row, "ours": float(np.mean([at[ours][s] for s in seeds])), "peer": float(np.mean([at[peer][s] for s in seeds])),
-            "unit": "Dice", "ratio": float(d.mean()), "low": float(d.mean() - half), "high": float(d.mean() + half), "n": len(d),
-            "note": note + "; ratio, low and high are the paired DIFFERENCE of Dice, 95 % interval over seeds"}
-
-
 def rows() -> list[dict]:
     "Read from the ledger: what was asked at five labels, and with one click"
     out = []
     for name in SETS:
         fold = "" if name == "phantom" else ", tested on the patient left out (three patients)"
-        out.append(difference(name, "field U-Net, orbits", "U-Net, largest", 5, f"dynamics_vs_mask_5_{name}",
+        out.append(difference(columns(), name, "field U-Net, orbits", "U-Net, largest", 5, f"dynamics_vs_mask_5_{name}",
                               "agents on the field a U-Net learnt, against the same U-Net on masks, 1,000 steps" + fold))
-        out.append(difference(name, "tracer, orbits", "U-Net, largest", 5, f"tracer_vs_mask_5_{name}",
+        out.append(difference(columns(), name, "tracer, orbits", "U-Net, largest", 5, f"tracer_vs_mask_5_{name}",
                               "agents on the patch tracer's field, against a U-Net on masks, 1,000 steps" + fold))
-        out.append(difference(name, "clicks, field", "clicks, mask", 5, f"one_click_dice_{name}",
+        out.append(difference(columns(), name, "clicks, field", "clicks, mask", 5, f"one_click_dice_{name}",
                               "one click, 5 labels: field and mask networks that both take clicks" + fold))
     return out
 

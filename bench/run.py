@@ -15,7 +15,7 @@ from pathlib import Path
 here = Path(__file__).resolve().parent
 BENCHES = ["first_map", "vae_throughput", "neighbours", "live_overhead", "pause", "boosting",
            "query", "ledger", "workers", "study_speed", "stopping", "labels",
-           "agents", "signed_distance", "pairs", "dense_vs_patch", "labelling"]
+           "agents", "signed_distance", "pairs", "dense_vs_patch", "labelling", "growth", "block_memory", "blockwise"]
 KEYS = ("name", "ours", "peer", "unit", "ratio", "low", "high", "n", "note")
 
 

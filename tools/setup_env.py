@@ -16,7 +16,7 @@ def pip(*args: str) -> None:
 
 print(f"deffi_lab: setting up {sys.prefix} (a few minutes the first time)", flush=True)
 pip(torch)
-pip("-c", str(pins), "-e", ".[dev,voila,active,dask,segment,heart]")
+pip("-c", str(pins), "-e", ".[dev,voila,active,dask,segment,heart,brain]")
 settings = Path(sys.prefix) / "share/jupyter/lab/settings"      # no question about news on the first screen
 settings.mkdir(parents=True, exist_ok=True)
 (settings / "overrides.json").write_text(json.dumps(

@@ -7,7 +7,7 @@ __all__ = ['DATA', 'BOOSTING', 'known', 'check_methods', 'Recipe', 'World', 'lat
            'purchase', 'together', 'view_of', 'next_of', 'boosted', 'measure', 'graph_of', 'play', 'told', 'point',
            'FairRound', 'shipped']
 
-# %% ../../nbs/4_study/42_protocol.ipynb #84dafd69
+# %% ../../nbs/4_study/42_protocol.ipynb #10ab8a68
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -38,7 +38,7 @@ from ..nets.vae import VAE, reference_vae
 from ..ledger import Ledger, Point
 from .sweep import Task
 
-# %% ../../nbs/4_study/42_protocol.ipynb #4197a855
+# %% ../../nbs/4_study/42_protocol.ipynb #bc45ad37
 DATA: dict[str, Callable[[], ImageSet]] = {"mnist": mnist, "fashion": fashion_mnist, "cifar": cifar10}
 BOOSTING = ("boost", "pool-walk", "snn")
 
@@ -104,7 +104,7 @@ def world(name: str, recipe: Recipe, device: str = "auto") -> World:
     vae = reference_vae(16, data.x.device) if name == "mnist" else latent_of(data, recipe.latent_epochs)
     return World(data, Space(vae, data.x))
 
-# %% ../../nbs/4_study/42_protocol.ipynb #8be68469
+# %% ../../nbs/4_study/42_protocol.ipynb #3deb9ea3
 def chance(*names: Any, device: torch.device | str = "cpu") -> torch.Generator:
     "A generator whose seed is a hash of the names given"
     digest = hashlib.blake2b(repr(names).encode(), digest_size=7).digest()
@@ -159,7 +159,7 @@ def together(bouts: list[Bout], recipe: Recipe) -> Iterator[float]:
                               batch=recipe.batch, lr=recipe.lr, dropout=recipe.dropout)
     for b, net in zip(bouts, joint.members()): b.net = net
 
-# %% ../../nbs/4_study/42_protocol.ipynb #57e3f2f7
+# %% ../../nbs/4_study/42_protocol.ipynb #28fa3abb
 @torch.no_grad()
 def view_of(bout: Bout, needs: Sequence[str], recipe: Recipe, draws: int = 10) -> Iterator[None]:
     "In pieces: returns a `View` with the fields that a strategy needs"
@@ -201,7 +201,7 @@ def boosted(bout: Bout, scheme: str, k: int, generator: torch.Generator) -> Iter
     m.pool.y, m.order, m.net, m.generator, m.round = labels, order, bout.net, generator, 1
     return (yield from getattr(Queries(m), scheme.replace("-", "_"))(k))
 
-# %% ../../nbs/4_study/42_protocol.ipynb #98118675
+# %% ../../nbs/4_study/42_protocol.ipynb #adc012c0
 def measure(home: World, bout: Bout, method: str) -> Iterator[Any]:
     "In pieces: returns the share of right answers on the test images"
     x, y = home.data.x_test, home.data.y_test
@@ -284,9 +284,12 @@ class FairRound:
         check_methods([task.method])
         return drain(play(world(task.data, self.recipe, self.device), self.recipe, task, last))
 
-# %% ../../nbs/4_study/42_protocol.ipynb #efb2b939
+# %% ../../nbs/4_study/42_protocol.ipynb #eb77d375
 def shipped(study: str = "study") -> dict[str, np.ndarray]:
-    "Columns of a ledger that ships: 'study' (`bench/study.py`), 'fewest' (`bench/labels.py`) or 'labelling'"
-    name = "labelling.sqlite" if study == "labelling" else "study.sqlite"
+    """Columns of a ledger that ships.
+
+    'study' (`bench/study.py`), 'fewest' (`bench/labels.py`), 'labelling' or 'blockwise' (the bench of that name).
+    """
+    name = f"{study}.sqlite" if study in ("labelling", "blockwise") else "study.sqlite"
     with as_file(files("deffi_lab") / "assets" / name) as path, Ledger(path, study, readonly=True) as ledger:
         return ledger.columns()
