@@ -11,14 +11,13 @@ Nothing was tuned on these test slices: constants were chosen on phantoms of oth
 A level that a scan does not hold is left out of its mean Dice.
 """
 import argparse
-import os
 import time
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from paired import difference
+from ledgers import difference, ship
 
 from deffi_lab.core import make_generator
 from deffi_lab.data.scans import Scans, gliomas
@@ -199,9 +198,5 @@ if __name__ == "__main__":
     p.add_argument("--table", action="store_true")
     a = p.parse_args()
     if a.data: study(a.data, a.budget, range(a.first, a.seeds), a.units, METHODS | WHY)
-    if a.export:
-        part = SHIPPED.with_suffix(".new")
-        part.unlink(missing_ok=True)
-        with Ledger(WORK, STUDY, SETTINGS) as ledger: ledger.export(part)
-        os.replace(part, SHIPPED)
+    if a.export: ship(WORK, SHIPPED, STUDY, SETTINGS)
     if a.table: table()

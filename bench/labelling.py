@@ -10,7 +10,6 @@ heart: Sunnybrook slices of three patients; a seed tests on one patient and lear
 Nothing was tuned on these test slices: constants were chosen on other phantoms (seeds 100.. and 999).
 """
 import argparse
-import os
 import time
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from paired import difference
+from ledgers import difference, ship
 
 from deffi_lab.core import make_generator
 from deffi_lab.data.heart import Slices, packed
@@ -227,9 +226,5 @@ if __name__ == "__main__":
     if a.data:
         for n in SETS if a.data == "all" else [a.data]:
             for k in BUDGETS if a.budget is None else [a.budget]: run(n, k, range(a.seeds), a.units)
-    if a.export:
-        part = SHIPPED.with_suffix(".new")
-        part.unlink(missing_ok=True)
-        with Ledger(WORK, STUDY, SETTINGS) as ledger: ledger.export(part)
-        os.replace(part, SHIPPED)
+    if a.export: ship(WORK, SHIPPED, STUDY, SETTINGS)
     if a.table: table()

@@ -97,3 +97,41 @@ def test_differences_and_clicks_are_what_the_bench_and_the_ledger_hold():
     assert ", ".join(masks) in text
     hand = [f"{mean('phantom', 'by hand', f'c{k}')}/{mean('heart', 'by hand', f'c{k}')}" for k in (3, 4)]
     assert f"three clicks {hand[0]}, through four {hand[1]}" in text
+
+
+BLOCKS = {"U-Net, 1,000 steps": "U-Net", "greedy": "greedy", "greedy, polished": "greedy, polished",
+          "the same blocks end to end": "end to end"}
+
+
+@pytest.mark.parametrize("data, title", [("phantom", "grown tumours"), ("glioma", "real slices")])
+def test_the_table_of_blocks_is_what_the_shipped_ledger_holds(data, title):
+    text, c, checked = (ROOT / "README.md").read_text(), shipped("blockwise"), 0
+    lines = text[text.index(f"| {title}, Dice |"):].splitlines()
+    budgets = [int(v) for v in re.findall(r"(\d+) labels?", lines[0])]
+    for line in lines[2:2 + len(BLOCKS)]:
+        name, *cells = [v.strip() for v in line.split("|")[1:-1]]
+        for k, cell in zip(budgets, cells, strict=True):
+            at = (c["data"] == data) & (c["method"] == BLOCKS[name]) & (c["labels"] == k)
+            said = [float(v) for v in re.findall(r"[\d.]+", cell)]
+            assert bool(said) == bool(at.any()), (name, k)
+            if not said: continue
+            assert said == pytest.approx([*(np.mean(c[r][at]) for r in ("value", "TC", "ET")), at.sum()], abs=6e-4), (name, k)
+            checked += 1
+    assert checked >= 6
+
+
+def test_what_is_said_of_blocks_is_what_was_measured():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    sign = lambda v: f"{v:+.3f}".replace("0.", ".")
+    bench = {r["name"]: r for p in (ROOT / "bench/results").glob("*core*.json") for r in json.loads(p.read_text())["rows"]}
+    for k, words in ((5, "{} 95 % interval {} to {}, ten seeds"), (20, "{} {} to {}")):
+        r = bench[f"greedy_vs_unet_{k}"]
+        assert words.format(*(f"{sign(r['ratio'])},", sign(r["low"]), sign(r["high"]))) in text.replace("(", "") and r["n"] == 10
+    r = bench["greedy_vs_joint_20"]
+    assert f"{sign(r['ratio'])} ({sign(r['low'])} to {sign(r['high'])}) at twenty" in text and r["n"] == 10
+    c = shipped("blockwise")
+    def mean(m, region): return f"{c[region][(c['data'] == 'phantom') & (c['labels'] == 20) & (c['method'] == m)].mean():.2f}"[1:]
+    said = [f"{mean(m, 'TC')} and {mean(m, 'ET')}" for m in ("greedy early", "end to end early", "U-Net early")]
+    assert "with Dice {} where end to end has {} and the U-Net {}.".format(*said) in text
+    part, whole = bench["block_memory"]["ratio"], bench["block_memory_full"]["ratio"]
+    assert f"keeps {part:.2f}"[0:6] + f"{part:.2f}"[1:] in text and f"and {whole:.2f}".replace("0.", ".") in text

@@ -1,7 +1,7 @@
 """Makes the pictures of README: the boosting lab after five rounds, and the studies' curves from the ledgers; seeded.
 
-    python tools/picture.py          # writes docs/first_light.png, docs/fewest_labels.png and docs/deep_labelling.png
-    python tools/picture.py study    # the last two only
+    python tools/picture.py          # first_light.png, fewest_labels.png, deep_labelling.png, block_by_block.png in docs/
+    python tools/picture.py study    # all but the first
 """
 import sys
 from pathlib import Path
@@ -66,12 +66,51 @@ def labelling() -> Figure:
     return fig
 
 
+WAYS = {"greedy, then polished": ("#D1006C", "s-", ("greedy early", "greedy", "greedy, polished")),
+        "the same blocks end to end": ("#0072B2", "D--", ("end to end early", "end to end", "end to end long")),
+        "MONAI's U-Net": ("#000000", "o-", ("U-Net early", "U-Net", "U-Net 2x"))}
+
+
+def blocks() -> Figure:
+    "A grown tumour and its label at each block's resolution; Dice against work with 20 labels; Dice against labels"
+    import numpy as np
+
+    from deffi_lab.data.tumour import tumours
+    from deffi_lab.nets.blocks import onehot, pooled
+    from deffi_lab.show.strip import tinted
+    scans = tumours(12, modalities=("T1c", "FLAIR"), seed=4)
+    i = int((scans.label == 3).flatten(1).sum(1).argmax())
+    fig = Figure(figsize=(11, 3.6), dpi=80, layout="constrained")
+    left, a, b = fig.subfigures(1, 3, width_ratios=(1.1, 1, 1))
+    tiles = left.subplots(2, 3).flat
+    for ax, image, name in zip(tiles, scans.image[i], scans.modalities): ax.imshow(image, cmap="gray", vmin=0, vmax=1.2); ax.set_title(name)
+    for ax, k in zip(list(left.axes)[2:], (8, 4, 2, 1)):
+        ax.imshow(tinted(pooled(onehot(scans.label[i:i + 1]), k)[0], pooled(scans.image[i:i + 1, 1:], k)[0, 0]))
+        ax.set_title(f"label at 1/{k}" if k > 1 else "label")
+    for ax in left.axes: ax.axis("off")
+    c, ax = shipped("blockwise"), a.subplots()
+    pick = lambda m, k: (c["data"] == "phantom") & (c["method"] == m) & (c["labels"] == k)
+    for words, (color, style, names) in WAYS.items():
+        rows = [pick(m, 20) for m in names if pick(m, 20).any()]
+        ax.plot([c["gflops"][r].mean() / 1e3 for r in rows], [c["value"][r].mean() for r in rows], style, color=color, label=words)
+    ax.set(xlabel="work of training, 10¹² operations", ylabel="Dice, whole tumour", title="20 labelled slices"); ax.grid(alpha=.3)
+    ax.legend(fontsize=8)
+    ax = b.subplots()
+    for m, (color, style) in {"greedy, polished": ("#D1006C", "s-"), "end to end": ("#0072B2", "D--"), "U-Net": ("#000000", "o-")}.items():
+        budgets = [k for k in (1, 2, 5, 10, 20, 50, 100) if pick(m, k).any()]
+        ax.plot(budgets, [np.mean(c["value"][pick(m, k)]) for k in budgets], style, color=color, label=m)
+    ax.set(xscale="log", xlabel="labelled slices", ylabel="Dice, whole tumour", title="unseen grown tumours"); ax.grid(alpha=.3)
+    ax.set_xticks(budgets, labels=map(str, budgets)); ax.minorticks_off(); ax.legend(fontsize=8, loc="lower right")
+    return fig
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     docs = Path(__file__).resolve().parents[1] / "docs"
     docs.mkdir(exist_ok=True)
     study().savefig(docs / "fewest_labels.png")
     labelling().savefig(docs / "deep_labelling.png")
+    blocks().savefig(docs / "block_by_block.png")
     if sys.argv[1:] == ["study"]: sys.exit()
     lab = boosting_lab(name="picture")
     race = lab.run.method

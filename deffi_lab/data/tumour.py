@@ -6,7 +6,7 @@
 __all__ = ['MODALITIES', 'VISIBLE', 'SOLID', 'CONTRAST', 'SPREAD', 'VERSION', 'diffusivity', 'grown', 'render', 'pushed',
            'tumours']
 
-# %% ../../nbs/1_data/17_tumour.ipynb #8b83420c
+# %% ../../nbs/1_data/17_tumour.ipynb #71ca3e40
 import hashlib
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from .growth import Growth, seeds
 from .images import cache_folder
 from .scans import Scans, exposed
 
-# %% ../../nbs/1_data/17_tumour.ipynb #0888d0be
+# %% ../../nbs/1_data/17_tumour.ipynb #c369e833
 MODALITIES = ("T1", "T1c", "T2", "FLAIR")
 VISIBLE, SOLID = .16, .8                   # shares of cells: oedema on T2 and FLAIR, core on T1c (Swanson)
 
@@ -63,7 +63,7 @@ def grown(heads: Heads, hardness: float = 1.) -> Float[Tensor, "n *s"]:
         if pale.any(): c = growth.advance(.5 / rho * pale)
     return c
 
-# %% ../../nbs/1_data/17_tumour.ipynb #fbbb62ab
+# %% ../../nbs/1_data/17_tumour.ipynb #e60e8187
 def _outlined(heads: Heads, c: Float[Tensor, "n *s"], d: Draw) -> tuple[UInt8[Tensor, "n *s"], Tensor, Tensor]:
     "Label of levels 0..3, where the core is dead, and the log odds by which oedema is seen (0 at its border)"
     shape = c.shape[1:]
@@ -81,7 +81,7 @@ def _outlined(heads: Heads, c: Float[Tensor, "n *s"], d: Draw) -> tuple[UInt8[Te
     ring = core & ~dead & ~gaps & ~none
     return whole.to(torch.uint8) + core + ring, dead, wet
 
-# %% ../../nbs/1_data/17_tumour.ipynb #7d9bdc9f
+# %% ../../nbs/1_data/17_tumour.ipynb #c6029afe
 CONTRAST = {"T1": dict(gm=.62, wm=.82, csf=.2, oedema=.52, core=.44, dead=.3, ring=.64, vessel=.55, lesion=.62),
             "T1c": dict(gm=.56, wm=.76, csf=.17, oedema=.52, core=.43, dead=.26, ring=1.05, vessel=1.2, lesion=.66),
             "T2": dict(gm=.62, wm=.45, csf=1.2, oedema=1., core=.84, dead=1.2, ring=.75, vessel=.25, lesion=.85),
@@ -141,7 +141,7 @@ def render(heads: Heads, c: Float[Tensor, "n *s"], modalities: Sequence[str] = M
     where = [f"head {s // 1_000_003}/{s % 1_000_003}" for s in heads.seeds]
     return Scans(exposed(image, heads.brain), label, where, heads.spacing, tuple(modalities), name, where)
 
-# %% ../../nbs/1_data/17_tumour.ipynb #498045fa
+# %% ../../nbs/1_data/17_tumour.ipynb #b340a55a
 def pushed(heads: Heads, c: Float[Tensor, "n *s"], push: Float[Tensor, "n"]) -> tuple[Heads, Float[Tensor, "n *s"]]:
     "Heads and tumours after the core has pressed everything outwards; `push` 0..0.8 is how much at its middle"
     solid = (c > SOLID).float() + 1e-6 * c
@@ -155,7 +155,7 @@ def pushed(heads: Heads, c: Float[Tensor, "n *s"], push: Float[Tensor, "n"]) -> 
     gm, wm, csf, near, c = moved.unbind(1)
     return Heads(gm, wm, csf, near, heads.region, heads.seeds, heads.spacing, heads.names), c.clamp(0, 1)
 
-# %% ../../nbs/1_data/17_tumour.ipynb #68247c96
+# %% ../../nbs/1_data/17_tumour.ipynb #e1df4bc3
 VERSION = 3                                # of what is drawn: raised, old files are no longer found
 
 

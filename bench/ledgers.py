@@ -1,8 +1,20 @@
-"A bench row from a ledger: the paired difference of two methods at one budget"
+"What studies with a ledger share: a bench row of paired differences, and the small copy that ships"
+import os
+from pathlib import Path
+
 import numpy as np
 from scipy.stats import t
 
+from deffi_lab.ledger import Ledger
 from deffi_lab.study.efficiency import from_ledger
+
+
+def ship(work: Path, shipped: Path, study: str, settings: dict) -> None:
+    "Writes the copy of a ledger that ships, whole or not at all"
+    part = shipped.with_suffix(".new")
+    part.unlink(missing_ok=True)
+    with Ledger(work, study, settings) as ledger: ledger.export(part)
+    os.replace(part, shipped)
 
 
 def difference(columns: dict, data: str, ours: str, peer: str, k: int, row: str, note: str) -> dict:
