@@ -97,6 +97,23 @@ def test_one_label_and_folds_do_not_fail(sets):
     assert [what for _, what in race.began] == [0, 1, 2, 3, "done"], "copies for the folds are part of their block"
 
 
+def test_a_race_taken_up_again_ends_alike(sets, tmp_path):
+    first = small(*sets, clock="work", steps=6, polish=2)
+    run = Run(first).run(30)
+    run.save(tmp_path / "race.safetensors")
+    run.run()
+    again = small(*sets, clock="work", steps=6, polish=2)
+    other = Run(again)
+    other.load(tmp_path / "race.safetensors")
+    assert 0 < again.lanes["greedy"].index < first.lanes["greedy"].index
+    other.run()
+    for name in first.names:
+        for a, b in zip(first.lanes[name].net.parameters(), again.lanes[name].net.parameters(), strict=True): assert torch.equal(a, b)
+        assert torch.allclose(first.scores[name][-1].dice, again.scores[name][-1].dice)
+    with pytest.raises(ValueError, match="use the same rivals"): small(*sets, rivals=()).load_state_dict(again.state_dict())
+    with pytest.raises(ValueError, match="same scans"): small(*sets, labels=3).load_state_dict(again.state_dict())
+
+
 def test_bad_input_is_named(sets):
     train, unseen = sets
     with pytest.raises(ValueError, match="rivals=.*choose among"): small(train, unseen, rivals=("nnU-Net",))
@@ -148,6 +165,21 @@ def test_the_seed_goes_where_it_is_put_and_only_into_tissue(head):
     with pytest.raises(ValueError, match="no tissue at"): g.seed_at(0, 0)
     with pytest.raises(ValueError, match="no tissue at"): g.seed_at(500, 3)
     assert g.place == (i, j) and (g.c[0][~head.tissue[0]] == 0).all()
+
+
+def test_a_tumour_taken_up_again_is_the_same(head):
+    from deffi_lab.methods.growing import GrowKnobs, GrowTumour
+    first = GrowTumour(head, knobs=GrowKnobs(time=120.))
+    first.again()
+    for _, step in zip(range(5), first): pass
+    again = GrowTumour(head, knobs=GrowKnobs(time=120.))
+    again.load_state_dict(first.state_dict())
+    assert 0 < again.days == first.days and torch.equal(first.c, again.c) and again.course == first.course
+    for m in (first, again):
+        for _, step in zip(range(3), m): pass
+    assert torch.equal(first.c, again.c) and first.index == again.index
+    wrong = first.state_dict() | {"head": [-1]}
+    with pytest.raises(ValueError, match="move there first"): again.load_state_dict(wrong)
 
 
 def test_a_network_in_training_says_more_of_it(head):

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MOST', 'LANES', 'levels', 'RaceKnobs', 'Score', 'BlockRace']
 
-# %% ../../nbs/3_methods/48_blockrace.ipynb #3a1e6615
+# %% ../../nbs/3_methods/48_blockrace.ipynb #e2f516fd
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from jaxtyping import Float, UInt8
@@ -19,12 +19,12 @@ from ..data.scans import Scans
 from .blockwise import BlockKnobs, TrainBlocks, raised
 from ..nets.blocks import nested_sums, scores
 
-# %% ../../nbs/3_methods/48_blockrace.ipynb #12afc7ea
+# %% ../../nbs/3_methods/48_blockrace.ipynb #e83639b1
 def levels(share: Float[Tensor, "n k *s"]) -> UInt8[Tensor, "n *s"]:
     "The level said at each place: how many of the nested regions have a probability above one half"
     return (nested_sums(share) > .5).sum(1).to(torch.uint8)
 
-# %% ../../nbs/3_methods/48_blockrace.ipynb #171b0694
+# %% ../../nbs/3_methods/48_blockrace.ipynb #088ee66b
 MOST = 20                                        # labelled scans at most
 LANES = {"greedy": "greedy", "joint": "joint", "U-Net": "unet"}
 
@@ -136,3 +136,22 @@ class BlockRace:
                 yield Step(self.index, f"{name}: score", {})
             found.append(torch.cat(parts).nanmean(0).cpu())
         self.scores[name].append(Score(self.spent[name], float(self.lanes[name].work), *found))
+
+    def state_dict(self) -> dict:
+        "States of the lanes, what each has spent, and the scores so far"
+        return {"lanes": {n: m.state_dict() for n, m in self.lanes.items()}, "spent": dict(self.spent),
+                "scores": {n: [asdict(s) for s in rows] for n, rows in self.scores.items()},
+                "began": [list(b) for b in self.began], "phase": dict(self.phase), "index": self.index,
+                "shown": self.shown}
+
+    def load_state_dict(self, state: dict) -> None:
+        "Takes up a saved race; ValueError where lanes, scans or knobs are others"
+        if set(state["lanes"]) != set(self.names):
+            raise ValueError(f"the state is of {sorted(state['lanes'])}, here race {sorted(self.names)}: "
+                             "use the same rivals")
+        for n, m in self.lanes.items(): m.load_state_dict(state["lanes"][n])
+        self.spent, self.phase = dict(state["spent"]), dict(state["phase"])
+        self.index, self.shown = state["index"], state["shown"]
+        self.began = [tuple(b) for b in state["began"]]
+        self.scores = {n: [Score(**s) for s in rows] for n, rows in state["scores"].items()}
+        self.show(self.shown)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['GrowKnobs', 'front_speed', 'Day', 'GrowTumour']
 
-# %% ../../nbs/3_methods/49_growing.ipynb #e2735abc
+# %% ../../nbs/3_methods/49_growing.ipynb #792f0828
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
@@ -24,7 +24,7 @@ from .blockrace import levels
 from .blockwise import TrainBlocks, raised
 from ..nets.blocks import scores
 
-# %% ../../nbs/3_methods/49_growing.ipynb #d3af5d61
+# %% ../../nbs/3_methods/49_growing.ipynb #e6926852
 @dataclass
 class GrowKnobs:
     "What can be turned while a tumour grows"
@@ -48,7 +48,7 @@ class Day:
     said: list[float]
     dice: list[float]
 
-# %% ../../nbs/3_methods/49_growing.ipynb #90378b1c
+# %% ../../nbs/3_methods/49_growing.ipynb #352251f9
 class GrowTumour:
     """A tumour on `heads` (the first; 2-D), and what the blocks of `trainer` (None: nobody) say of its scan.
 
@@ -158,6 +158,28 @@ class GrowTumour:
         said = self.trainer.predict(self.scan.image) if self.trainer is not None and self.trained else []
         if said: return raised(said[-1], self.scan.label.shape[1:])
         return torch.tensor([1., 0, 0, 0], device=self.c.device).view(1, 4, 1, 1).repeat(1, 1, *self.c.shape[1:])
+
+    def state_dict(self) -> dict:
+        "The tumour, its course, and the network's state"
+        return {"c": self.c.clone(), "days": self.growth.days.clone(), "place": list(self.place), "index": self.index,
+                "trained": self.trained, "diary": [asdict(d) for d in self.diary],
+                "course": [list(v) for v in self.course], "head": [int(v) for v in self.head.seeds],
+                "trainer": None if self.trainer is None else self.trainer.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        "Takes up a saved tumour; ValueError for another head, or where one has a network and the other has none"
+        here = [int(v) for v in self.head.seeds]
+        if state["head"] != here:
+            raise ValueError(f"the state is of head {state['head']}, here is {here}: move there first")
+        if (state["trainer"] is None) != (self.trainer is None):
+            raise ValueError("the state and this tumour must both have a network, or none: give a `trainer`, or none")
+        if self.trainer is not None: self.trainer.load_state_dict(state["trainer"])
+        self.place, self.index, self.trained = tuple(state["place"]), state["index"], state["trained"]
+        self.growth = self.begin()
+        self.growth.c, self.growth.days = state["c"].to(self.c.device), state["days"].to(self.c.device)
+        self.diary, self.course = [Day(**d) for d in state["diary"]], [tuple(v) for v in state["course"]]
+        self.key, self.wanted = (self.knobs.D, self.knobs.rho, self.place), self.knobs.time
+        self.look()
 
     def __iter__(self) -> Iterator[Step]:
         "Training and growth, then waiting for the next number to change"
