@@ -6,7 +6,7 @@
 __all__ = ['MODES', 'PLACE', 'softened', 'assign_folds', 'crops', 'Phase', 'reference', 'block_loss', 'whole_loss', 'BlockKnobs',
            'raised', 'Measured', 'check_scans', 'TrainBlocks']
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #d442d9c2
+# %% ../../nbs/3_methods/47_blockwise.ipynb #724576b1
 import math
 import time
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from ..nets.memory import saved_bytes
 from ..nets.segment import unet
 from ..store import save_state
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #c8340c45
+# %% ../../nbs/3_methods/47_blockwise.ipynb #5ce12945
 def softened(below: State, amount: float, generator: torch.Generator | None = None) -> State:
     """What a block hears while it learns: logits weakened by up to `amount` (0..1) and disturbed, features left out.
 
@@ -63,7 +63,7 @@ def crops(x: Float[Tensor, "n k *s"], corner: Int[Tensor, "n d"], side: int) -> 
     pick = [x[(i, slice(None), *(slice(c, c + side) for c in at))] for i, at in enumerate(corner.tolist())]
     return torch.stack(pick)
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #87a40765
+# %% ../../nbs/3_methods/47_blockwise.ipynb #aa32a660
 MODES = ("greedy", "joint", "end to end", "at once", "unet")
 
 
@@ -115,7 +115,7 @@ def whole_loss(net: nn.Module, image: Float[Tensor, "n m *s"], share: Float[Tens
     losses = [w * scan_loss(s.logits, pooled(share, k)) for w, s, k in zip(weight, states, net.scales)]
     return torch.stack(losses).sum() / sum(weight)
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #8b6699f8
+# %% ../../nbs/3_methods/47_blockwise.ipynb #2963970a
 @dataclass
 class BlockKnobs:
     "What can be turned while blocks learn"
@@ -153,7 +153,7 @@ def check_scans(train: Any, scale: int) -> None:
     if bad: raise ValueError(f"scan {bad[0]} holds values that are not finite: mend it or leave it out")
     if int(label.max()) > 3: raise ValueError(f"label {int(label.max())}: levels are 0..3, see data.scans.nested")
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #24df99bb
+# %% ../../nbs/3_methods/47_blockwise.ipynb #e5e01262
 class TrainBlocks:
     """Trains blocks (or a rival) on labelled scans, a minibatch a step; the order and what is frozen are the `mode`.
 
@@ -236,7 +236,7 @@ class TrainBlocks:
         return block_loss(nets, phase, image, share, fold, self.knobs.soften, tile, corner, generator)
 
     def cost(self, phase: Phase) -> int:
-        "FLOPs of a step, counted once on tensors without values; `.memory` gets the bytes saved at its peak"
+        "FLOPs of a step, counted once on tensors without values; `.memory` gets its peak of saved bytes in float32"
         key = phase.name, self.knobs.batch
         if key not in self.costs:
             net = deepcopy(self.net).to("meta").train().requires_grad_(True)
