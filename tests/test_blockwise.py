@@ -46,8 +46,9 @@ def weights(m): return {k: v.clone() for k, v in m.net.state_dict().items()}
 
 # What learns, and what does not
 
-def test_greedy_changes_one_block_at_a_time_and_never_a_finished_one():
-    m = made(knobs={"polish": 2})
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_greedy_changes_one_block_at_a_time_and_never_a_finished_one(norm):
+    m = made(knobs={"polish": 2}, norm=norm)
     before, phase = weights(m), None
     for step in m:
         after = weights(m)
@@ -188,6 +189,17 @@ def test_a_piece_as_large_as_the_image_is_the_image():
 
 
 # Work and memory
+
+def test_finished_blocks_stand_still_in_a_run_taken_up_again():
+    first = made(norm="batch")
+    for _, step in zip(range(7), first): pass                       # two blocks are done, the third has learnt a step
+    again = made(norm="batch")
+    again.load_state_dict(first.state_dict())
+    before = weights(again)
+    next(iter(again))
+    changed = {k.split(".")[1] for k, v in weights(again).items() if not torch.equal(before[k], v)}
+    assert again.active == 2 and changed == {"2"} and not again.net.blocks[0].training
+
 
 @pytest.mark.parametrize("mode", MODES)
 def test_counted_memory_is_what_a_real_step_saves(mode, monkeypatch):
