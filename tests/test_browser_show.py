@@ -107,7 +107,7 @@ def test_lab_live(tmp_path):
         v.press("start") if p.locator("button.deffi-start").first.is_enabled() else v.press("pause")
         v.wait_status("running")
         save(p)
-        v, seq = reopened(p, at, "demo.ipynb")           # loaded again: the picture comes back and moves
+        for _ in range(4): v, seq = reopened(p, at, "demo.ipynb")   # loaded again: the picture comes back and moves
         assert v.status == "running" and len(v.layer("map", 1)["xy"]) == 10_000
         v.wait_drawn(seq + 5)
         shot(p, "lab_reloaded")
