@@ -238,7 +238,7 @@ def test_contours_counted_from_one(folder):
 @pytest.mark.parametrize("module", ["pydicom", "nibabel"])
 def test_a_missing_package_says_what_to_install(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r"pip install deffi_lab\[heart\]"): heart._needs(module)
+    with pytest.raises(ImportError, match=r"pip install deffi_lab\[heart\]"): heart.need(module, "heart")
 
 
 def test_nothing_heavy_is_imported():

@@ -1,5 +1,6 @@
 "U-Nets for masks and fields, their augmentation and measures, against libraries and bad input"
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -125,10 +126,7 @@ def test_bad_input_is_named(labelled, call, match):
 
 
 def test_without_monai_the_way_out_is_named(monkeypatch):
-    import builtins
-    real = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", lambda name, *a, **k: (_ for _ in ()).throw(ImportError(name))
-                        if name.startswith("monai") else real(name, *a, **k))
+    monkeypatch.setitem(sys.modules, "monai", None)
     with pytest.raises(ImportError, match=r"pip install deffi_lab\[segment\]"): segment.unet(1)
 
 

@@ -6,7 +6,7 @@
 __all__ = ['TEMPLATE', 'CENTRE', 'Anatomy', 'anatomy', 'Draw', 'sampled', 'positions', 'flow', 'jacobian', 'Heads', 'subjects',
            'blurred', 'scanned']
 
-# %% ../../nbs/1_data/15_brain.ipynb #64788ddf
+# %% ../../nbs/1_data/15_brain.ipynb #0ea83610
 import functools
 import importlib.util
 import math
@@ -21,10 +21,9 @@ from jaxtyping import Bool, Float, Int
 from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
-from ..core import make_generator, pick_device
-from .scans import _nibabel
+from ..core import make_generator, need, pick_device
 
-# %% ../../nbs/1_data/15_brain.ipynb #cd920ffd
+# %% ../../nbs/1_data/15_brain.ipynb #0beb7c36
 TEMPLATE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 CENTRE = (5., -17., 0.)                     # z, y, x (mm) of the middle of the brain
 
@@ -60,7 +59,7 @@ def _packaged(package: str, *parts: str) -> Path:
 
 def _read(path: Path, affine: np.ndarray, shape: tuple[int, int, int], labels: bool = False) -> np.ndarray:
     "A NIfTI volume at the voxels of a grid with `affine`: linear, or the nearest of `labels`; 0 outside"
-    scan = _nibabel().load(path)
+    scan = need("nibabel", "brain").load(path)
     to = np.linalg.inv(scan.affine) @ affine
     axes = np.meshgrid(*[np.arange(s) for s in shape], indexing="ij", sparse=True)
     at = [sum(to[r, c] * axes[c] for c in range(3)) + to[r, 3] for r in range(3)]
@@ -96,7 +95,7 @@ def anatomy(spacing: float = 2., shape: tuple[int, int, int] | None = None) -> A
     pack = [torch.from_numpy(np.ascontiguousarray(v, np.float32)) for v in (t1, gm, wm, csf, near.clip(0, 1))]
     return Anatomy(*pack, torch.from_numpy(region.astype(np.int64)), names, affine, float(spacing))
 
-# %% ../../nbs/1_data/15_brain.ipynb #c7600faf
+# %% ../../nbs/1_data/15_brain.ipynb #6b122fc4
 class Draw:
     "Random numbers for heads with these `seeds`, shaped to be broadcast over [n *s] of `dims` axes"
     def __init__(self, seeds: Sequence[int], dims: int, device: torch.device | str = "cpu", hardness: float = 1.):
@@ -127,7 +126,7 @@ class Draw:
         if self.dims == 2: return F.interpolate(z, tuple(shape), mode="bicubic", align_corners=True) * 1.3
         return F.interpolate(z, tuple(shape), mode="trilinear", align_corners=True) * 1.6
 
-# %% ../../nbs/1_data/15_brain.ipynb #54a71765
+# %% ../../nbs/1_data/15_brain.ipynb #ff40e09b
 def sampled(field: Float[Tensor, "n c *s"], where: Float[Tensor, "n k *t"]) -> Tensor:
     "The field at voxel positions (plane, row, column), border carried on"
     sides = torch.tensor(field.shape[2:], dtype=field.dtype, device=field.device).view(-1, *[1] * (where.ndim - 2))
@@ -156,7 +155,7 @@ def jacobian(displacement: Float[Tensor, "n k *s"]) -> Float[Tensor, "n *s"]:
     rows = torch.stack(torch.gradient(displacement, dim=tuple(range(2, 2 + k))), 2)          # [n k k *s]
     return torch.linalg.det(rows.movedim((1, 2), (-2, -1)) + torch.eye(k, device=rows.device))
 
-# %% ../../nbs/1_data/15_brain.ipynb #fcdd6aae
+# %% ../../nbs/1_data/15_brain.ipynb #caab20bf
 @dataclass(frozen=True)
 class Heads:
     """Shares of grey and white matter and fluid [n *s] in 0..1, `near` (1 at the ventricles), `region` numbers.
@@ -262,7 +261,7 @@ def _cut(known: list[int], shape: tuple[int, ...], spacing: float, device: torch
     share = _own(share, near, d, spacing)
     return share[:, 0], share[:, 1], share[:, 2], near, region
 
-# %% ../../nbs/1_data/15_brain.ipynb #debccb69
+# %% ../../nbs/1_data/15_brain.ipynb #0025d114
 def blurred(image: Float[Tensor, "n m *s"], sigma: Float[Tensor, "n m *k"]) -> Float[Tensor, "n m *s"]:
     "A Gaussian of `sigma` voxels (below 1.5) for each image, three taps a side"
     taps = torch.stack([torch.exp(-.5 * (k / sigma.clamp_min(.05))**2) for k in range(3)])

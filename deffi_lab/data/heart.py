@@ -5,16 +5,14 @@
 # %% auto #0
 __all__ = ['packed', 'fill', 'read_contour', 'sunnybrook', 'nifti_folder', 'png_folder', 'duplicated', 'duplicated_files']
 
-# %% ../../nbs/1_data/12_heart.ipynb #ef14eb21
+# %% ../../nbs/1_data/12_heart.ipynb #25c3279f
 import os
 import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,9 +20,10 @@ from PIL import Image
 from scipy.ndimage import find_objects
 from torch import Tensor
 
+from ..core import need
 from .grid import Raw, Slices, gather
 
-# %% ../../nbs/1_data/12_heart.ipynb #3221e12b
+# %% ../../nbs/1_data/12_heart.ipynb #ecdbd0c4
 def _find(name: str) -> Path:
     "The file in `$DEFFI_LAB_DATA`, or in `shared/data` beside the working folder or one above it"
     here = [*Path.cwd().parents][:4]
@@ -52,7 +51,7 @@ def packed(path: str | Path | None = None, size: int = 96, spacing: float = 1.75
            for i in range(len(image))]
     return gather(raw, size, spacing, "Sunnybrook, packed")
 
-# %% ../../nbs/1_data/12_heart.ipynb #8dcef3a7
+# %% ../../nbs/1_data/12_heart.ipynb #0dc6077e
 def fill(polygon: Float[np.ndarray, "m 2"], shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     "Mask [h w] of the pixel centres inside a polygon of (x, y) in pixels, closed from last to first (even-odd)"
     (h, w), (x0, y0), (x1, y1) = shape, polygon.T, np.roll(polygon, -1, 0).T
@@ -98,14 +97,8 @@ def _filled(path: Path, shape: tuple[int, int], origin: float) -> np.ndarray:
     if not mask.any(): raise ValueError(f"{path}: no pixel centre lies inside the contour: it is a line or a point")
     return mask
 
-# %% ../../nbs/1_data/12_heart.ipynb #256422e3
+# %% ../../nbs/1_data/12_heart.ipynb #551dc6b0
 _PATIENT = re.compile(r"SCD\d+|SC-[A-Z]+(?:-[A-Z]+)*-\d+")
-
-
-def _needs(module: str) -> ModuleType:
-    "A module of the extra `heart`"
-    try: return import_module(module)
-    except ImportError as e: raise ImportError(f"{module} is not installed: pip install deffi_lab[heart]") from e
 
 
 def _patient(path: Path, root: Path) -> str:
@@ -118,7 +111,7 @@ def _patient(path: Path, root: Path) -> str:
 
 def _numbered(root: Path) -> dict[tuple[str, int], list[Path]]:
     "DICOM files by patient and number"
-    read, files = _needs("pydicom").dcmread, defaultdict(list)
+    read, files = need("pydicom", "heart").dcmread, defaultdict(list)
     for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in (".dcm", ".ima", "") and p.is_file()):
         match = re.search(r"(?:^|[-_A-Za-z])(\d{1,6})$", path.stem)            # not the end of a UID
         if path.suffix == "" and path.read_bytes()[128:132] != b"DICM": continue
@@ -130,7 +123,7 @@ def _numbered(root: Path) -> dict[tuple[str, int], list[Path]]:
 
 def _dicom(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
     "Pixels [h w] and spacing (row, column) in mm of one DICOM file"
-    try: d = _needs("pydicom").dcmread(path); pixels = d.pixel_array
+    try: d = need("pydicom", "heart").dcmread(path); pixels = d.pixel_array
     except ImportError: raise
     except Exception as e: raise ValueError(f"{path}: not a readable DICOM image ({type(e).__name__}: {e})") from e
     if pixels.ndim != 2: raise ValueError(f"{path}: pixels {list(pixels.shape)}: one slice [h w] a file is needed")
@@ -168,7 +161,7 @@ def sunnybrook(folder: str | Path, size: int = 96, spacing: float = 1.75, contou
         raw.append(Raw(pixels, _filled(text, pixels.shape, origin), mm, patient, str(text.relative_to(root)), outer))
     return gather(raw, size, spacing, f"{root.name} ({contour})")
 
-# %% ../../nbs/1_data/12_heart.ipynb #628d9bcc
+# %% ../../nbs/1_data/12_heart.ipynb #4bee36d3
 def _pairs(images: str | Path, masks: str | Path, endings: tuple[str, ...]) -> dict[str, tuple[Path, Path]]:
     "Image and mask by stem; each needs its partner"
     sides = [{p.name[:-len(e)]: p for p in sorted(Path(f).iterdir()) for e in endings if p.name.lower().endswith(e)}
@@ -201,7 +194,7 @@ def nifti_folder(images: str | Path, masks: str | Path, size: int = 96, spacing:
     `labels`: the mask's values that count (None: all but 0). In-plane spacing comes from the header. Needs nibabel:
     `pip install deffi_lab[heart]`. Raises FileNotFoundError for a missing partner, ValueError naming the file.
     """
-    load, raw = _needs("nibabel").load, []
+    load, raw = need("nibabel", "heart").load, []
     for stem, paths in _pairs(images, masks, (".nii", ".nii.gz")).items():
         try:
             image, mask = (load(p) for p in paths)
@@ -242,7 +235,7 @@ def png_folder(images: str | Path, masks: str | Path, pixel_mm: float | tuple[fl
         raw.append(Raw(x, _chosen(m.astype(int), labels, paths[1]), mm, subject(stem), str(paths[0])))
     return gather(raw, size, spacing if spacing is not None else min(mm), Path(images).name)
 
-# %% ../../nbs/1_data/12_heart.ipynb #17bbe2b5
+# %% ../../nbs/1_data/12_heart.ipynb #f2bba908
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:
     "Largest intersection over union of two cropped masks over shifts of one pixel"
     h, w = np.maximum(a.shape, b.shape) + 2

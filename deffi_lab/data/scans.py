@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REGIONS', 'LEVELS', 'ENDINGS', 'OLD', 'NEW', 'regions', 'nested', 'Scans', 'exposed', 'gliomas', 'brats_folder']
 
-# %% ../../nbs/1_data/14_scans.ipynb #05c5f691
+# %% ../../nbs/1_data/14_scans.ipynb #477f03b8
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,9 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-# %% ../../nbs/1_data/14_scans.ipynb #23cf4b85
+from ..core import need
+
+# %% ../../nbs/1_data/14_scans.ipynb #1e060e13
 REGIONS = ("WT", "TC", "ET")
 LEVELS = ("none", "oedema", "core", "enhancing")
 
@@ -46,7 +48,7 @@ def nested(wt: Bool[Tensor, "n *s"], tc: Bool[Tensor, "n *s"], et: Bool[Tensor, 
         outer = outer & inner
     return wt.to(torch.uint8) + (wt & tc).to(torch.uint8) + (wt & tc & et).to(torch.uint8)
 
-# %% ../../nbs/1_data/14_scans.ipynb #e90a75ea
+# %% ../../nbs/1_data/14_scans.ipynb #071b8344
 @dataclass(frozen=True)
 class Scans:
     """Images [n m *s] of m `modalities` in about 0..1 with a label [n *s] of levels 0..3; *s is h w or d h w.
@@ -134,7 +136,7 @@ class Scans:
         pad = [p for m in more for p in (m // 2, m - m // 2)]
         return replace(self, image=F.pad(self.image, pad), label=F.pad(self.label, pad))
 
-# %% ../../nbs/1_data/14_scans.ipynb #29f1c49d
+# %% ../../nbs/1_data/14_scans.ipynb #661b3860
 def exposed(image: Float[Tensor, "n m *s"], head: Bool[Tensor, "n *s"]) -> Float[Tensor, "n m *s"]:
     "Each modality of each scan scaled so that the median inside its `head` is 0.4; limited to 0..1.5, 0 outside it"
     flat = image.flatten(2).masked_fill(~head.flatten(1)[:, None], torch.nan)
@@ -142,7 +144,7 @@ def exposed(image: Float[Tensor, "n m *s"], head: Bool[Tensor, "n *s"]) -> Float
     scaled = image * (.4 / middle).view(*middle.shape, *[1] * (image.ndim - 2))
     return (scaled * head[:, None]).clamp_(0, 1.5)
 
-# %% ../../nbs/1_data/14_scans.ipynb #34e86f78
+# %% ../../nbs/1_data/14_scans.ipynb #786a49ae
 def _levels(raw: np.ndarray, table: dict[int, int], where: str) -> np.ndarray:
     "Levels 0..3 by a table of the values of a data set; ValueError for a value it does not know"
     strange = sorted(set(np.unique(raw).tolist()) - set(table))
@@ -214,18 +216,10 @@ def _by_case(image: Tensor, case: list[str]) -> Tensor:
         out[at] = exposed(volume, (volume > 0).any(1))[0].movedim(1, 0)
     return out
 
-# %% ../../nbs/1_data/14_scans.ipynb #a98eb36d
+# %% ../../nbs/1_data/14_scans.ipynb #2e5c5ebc
 ENDINGS = {"T1": ("_t1", "-t1n"), "T1c": ("_t1ce", "_t1gd", "_t1c", "-t1c"), "T2": ("_t2", "-t2w"),
            "FLAIR": ("_flair", "-t2f"), "label": ("_seg", "-seg")}
 OLD, NEW = {0: 0, 1: 2, 2: 1, 3: 2, 4: 3}, {0: 0, 1: 2, 2: 1, 3: 3}
-
-
-def _nibabel():
-    "nibabel, imported when it is needed"
-    try: import nibabel
-    except ImportError as e:
-        raise ModuleNotFoundError("nibabel is not installed: NIfTI files need `pip install deffi_lab[brain]`") from e
-    return nibabel
 
 
 def _file(case: Path, kind: str) -> Path:
@@ -239,7 +233,7 @@ def _file(case: Path, kind: str) -> Path:
 
 def _oriented(path: Path) -> tuple[np.ndarray, np.ndarray]:
     "A NIfTI volume [d h w] (upwards, front first, right first) with its affine from (x, y, z); clear errors"
-    nib = _nibabel()
+    nib = need("nibabel", "brain")
     try: scan = nib.load(path); values = np.asarray(scan.dataobj, np.float32)
     except Exception as e:
         raise ValueError(f"{path}: truncated or no NIfTI file ({type(e).__name__}: {e}): copy it again") from e

@@ -6,7 +6,7 @@
 __all__ = ['CLASSES', 'onehot', 'pooled', 'scan_loss', 'State', 'Residual', 'Block', 'Blocks', 'augment_scans', 'Scores',
            'nested_sums', 'scores']
 
-# %% ../../nbs/2_nets/27_blocks.ipynb #4515e02a
+# %% ../../nbs/2_nets/27_blocks.ipynb #2d1828a4
 import math
 from typing import NamedTuple
 
@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from ..core import need
 from ..data.scans import LEVELS
-from .segment import need_monai
 
-# %% ../../nbs/2_nets/27_blocks.ipynb #9071f6bd
+# %% ../../nbs/2_nets/27_blocks.ipynb #92076500
 CLASSES = len(LEVELS)                             # nothing, oedema, core without enhancement, enhancing
 
 
@@ -44,12 +44,12 @@ def scan_loss(logits: Float[Tensor, "n k *s"], target: Float[Tensor, "n k *s"]) 
     Dice is MONAI's with soft labels (arXiv:2303.16296: smallest where the prediction is the label, also for shares).
     A level that the batch does not hold costs up to 1, and less the less of it is said.
     """
-    need_monai()
+    need("monai", "segment")
     from monai.losses import DiceLoss
     dice = DiceLoss(softmax=True, include_background=False, batch=True, soft_label=True)(logits.float(), target)
     return dice + F.cross_entropy(logits.float(), target)
 
-# %% ../../nbs/2_nets/27_blocks.ipynb #f2e2debe
+# %% ../../nbs/2_nets/27_blocks.ipynb #12e11aad
 class State(NamedTuple):
     "What a block says: logits of the levels, and the features they were read from"
     logits: Float[Tensor, "n k *s"]
@@ -164,7 +164,7 @@ class Blocks(nn.Module):
             states.append(self.run(b, image, below))
         return states
 
-# %% ../../nbs/2_nets/27_blocks.ipynb #c830b8fc
+# %% ../../nbs/2_nets/27_blocks.ipynb #1398f666
 def _turns(r: Tensor, turn: float, dims: int) -> Float[Tensor, "n d d"]:
     "Rotations: about the one axis of a plane, or in space about all three (x, y, z order of affine_grid)"
     angle = turn * r
@@ -204,7 +204,7 @@ def augment_scans(image: Float[Tensor, "n m *s"], share: Float[Tensor, "n k *s"]
     image = image + torch.randn(image.shape, generator=generator, device=device) * noise
     return image, torch.cat([1 - tumour.sum(1, keepdim=True), tumour], 1)
 
-# %% ../../nbs/2_nets/27_blocks.ipynb #bdfe4780
+# %% ../../nbs/2_nets/27_blocks.ipynb #48edb77d
 class Scores(NamedTuple):
     "Dice and sensitivity [n 3] of WT, TC, ET of each scan; sensitivity is nan where the region is not there"
     dice: Float[Tensor, "n 3"]
@@ -222,7 +222,7 @@ def scores(share: Float[Tensor, "n k *s"], label: UInt8[Tensor, "n *s"]) -> Scor
     A region that a scan does not hold counts as 1 where nothing is said and 0 where something is (as in BraTS); its
     sensitivity is nan. `share`: softmax of the logits, at the label's resolution.
     """
-    need_monai()
+    need("monai", "segment")
     from monai.metrics import compute_confusion_matrix_metric, compute_dice, get_confusion_matrix
     said, true = (nested_sums(share) > .5).float(), nested_sums(onehot(label))
     dice = compute_dice(said, true, include_background=True, ignore_empty=False)
