@@ -52,6 +52,29 @@ def test_clicks_add_up_until_forgotten(hearts):
     assert race.clicks == [] and race.traced is None and race.shown == 1
 
 
+def test_a_race_taken_up_again_goes_on_alike(hearts, tmp_path):
+    "Whose turn it is depends on seconds; what each learner does next does not"
+    make = lambda data=hearts, rival=True: TracingRace(data, TracingKnobs(labels=2, agents=20), rival=rival, steps=300)
+    first, again = make(), make()
+    at = first_click(first.true[1:2], make_generator(0), 0.)[0].tolist()
+    run = Run(first)
+    while not first.scores["U-Net"]: run.run(20)
+    first.show(1)
+    first.click(*at)
+    run.save(tmp_path / "duel.safetensors")
+    Run(again).load(tmp_path / "duel.safetensors")
+    assert again.scores == first.scores and again.clock == first.clock and again.shown == 1 and again.index == first.index
+    assert torch.equal(again.p, first.p) and torch.equal(again.field.f, first.field.f) and again.clicks == first.clicks
+    assert torch.equal(again.traced.mask, first.traced.mask)
+    for name in ("tracer", "U-Net"):
+        a, b = ([float(getattr(x, "metrics", {"loss": x})["loss"]) for _, x in zip(range(5), race.learners[name])] for race in (first, again))
+        assert a == b and len(set(a)) == 5
+    state = first.state_dict()
+    with pytest.raises(ValueError, match="with a U-Net: use rival=True"): make(rival=False).load_state_dict(state)
+    with pytest.raises(ValueError, match="unseen slice 1 of .* here are 1 of"): make(hearts.take(range(MOST + 1))).load_state_dict(state)
+    with pytest.raises(ValueError, match="2 images, here are 3"): TracingRace(hearts, TracingKnobs(labels=3), steps=300).load_state_dict(state)
+
+
 def test_too_few_slices_are_refused(hearts):
     with pytest.raises(ValueError, match=f"20 slices: {MOST + 1} at least"): TracingRace(hearts.take(range(20)))
     with pytest.raises(ValueError, match="labels=0"): TracingRace(hearts, TracingKnobs(labels=0))

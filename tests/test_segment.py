@@ -10,7 +10,18 @@ from scipy.ndimage import distance_transform_edt as edt
 
 from deffi_lab.core import make_generator
 from deffi_lab.nets import segment
-from deffi_lab.nets.segment import augment, dice, field_loss, field_target, largest, mask_loss, outputs, train_unet, unet
+from deffi_lab.nets.segment import (
+    TrainUNet,
+    augment,
+    dice,
+    field_loss,
+    field_target,
+    largest,
+    mask_loss,
+    outputs,
+    train_unet,
+    unet,
+)
 
 
 def disc(x=30., y=26., r=11., size=(56, 64)):
@@ -84,6 +95,20 @@ def test_training_repeats_by_its_seed(labelled):
     before = torch.get_rng_state()
     unet(1, channels=(4, 8), seed=3)
     assert torch.equal(before, torch.get_rng_state())                          # the user's own generator is left alone
+
+
+def test_training_taken_up_again_ends_alike(labelled):
+    image, phi = labelled
+    def start(steps=8, channels=(4, 8)):
+        return TrainUNet(unet(1, channels=channels, seed=0), image, phi, steps=steps, batch=2, generator=make_generator(1))
+    whole, first, again = start(), start(), start()
+    losses = list(whole)
+    head = [loss for _, loss in zip(range(3), first)]
+    list(again)                                       # somewhere else entirely
+    again.load_state_dict(first.state_dict())
+    assert head + list(again) == losses and again.state_dict()["lr"] == whole.state_dict()["lr"] and not again.net.training
+    with pytest.raises(ValueError, match="'steps': 8.*'steps': 9.*use the same"): start(9).load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match="same channels"): start(channels=(6, 8)).load_state_dict(first.state_dict())
 
 
 def test_a_hint_is_a_further_channel_made_from_the_augmented_label(labelled):

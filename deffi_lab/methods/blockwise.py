@@ -6,7 +6,7 @@
 __all__ = ['MODES', 'PLACE', 'softened', 'assign_folds', 'crops', 'Phase', 'reference', 'block_loss', 'whole_loss', 'BlockKnobs',
            'raised', 'Measured', 'check_scans', 'TrainBlocks']
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #724576b1
+# %% ../../nbs/3_methods/47_blockwise.ipynb #a7035b3b
 import math
 import time
 from collections.abc import Iterator
@@ -25,9 +25,9 @@ from ..core import Step, bf16_is_fast, check_knobs, knob, make_generator
 from ..nets.blocks import Blocks, State, augment_scans, onehot, pooled, scan_loss, scores
 from ..nets.memory import saved_bytes
 from ..nets.segment import unet
-from ..store import save_state
+from ..store import adam_state, load_adam, save_state
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #5ce12945
+# %% ../../nbs/3_methods/47_blockwise.ipynb #834043a4
 def softened(below: State, amount: float, generator: torch.Generator | None = None) -> State:
     """What a block hears while it learns: logits weakened by up to `amount` (0..1) and disturbed, features left out.
 
@@ -63,7 +63,7 @@ def crops(x: Float[Tensor, "n k *s"], corner: Int[Tensor, "n d"], side: int) -> 
     pick = [x[(i, slice(None), *(slice(c, c + side) for c in at))] for i, at in enumerate(corner.tolist())]
     return torch.stack(pick)
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #aa32a660
+# %% ../../nbs/3_methods/47_blockwise.ipynb #103cbbb3
 MODES = ("greedy", "joint", "end to end", "at once", "unet")
 
 
@@ -115,7 +115,7 @@ def whole_loss(net: nn.Module, image: Float[Tensor, "n m *s"], share: Float[Tens
     losses = [w * scan_loss(s.logits, pooled(share, k)) for w, s, k in zip(weight, states, net.scales)]
     return torch.stack(losses).sum() / sum(weight)
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #2963970a
+# %% ../../nbs/3_methods/47_blockwise.ipynb #1e3b9fb6
 @dataclass
 class BlockKnobs:
     "What can be turned while blocks learn"
@@ -153,7 +153,7 @@ def check_scans(train: Any, scale: int) -> None:
     if bad: raise ValueError(f"scan {bad[0]} holds values that are not finite: mend it or leave it out")
     if int(label.max()) > 3: raise ValueError(f"label {int(label.max())}: levels are 0..3, see data.scans.nested")
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #e5e01262
+# %% ../../nbs/3_methods/47_blockwise.ipynb #9d37e6a3
 class TrainBlocks:
     """Trains blocks (or a rival) on labelled scans, a minibatch a step; the order and what is frozen are the `mode`.
 
@@ -329,8 +329,7 @@ class TrainBlocks:
 
     def state_dict(self) -> dict:
         "Weights of all nets, Adam's moments, place, curve, the generator"
-        adam = {} if self.optimiser is None else {str(k): {n: t.clone() for n, t in v.items()}
-                                                  for k, v in self.optimiser.state_dict()["state"].items()}
+        adam = {} if self.optimiser is None else adam_state(self.optimiser)
         return {"nets": [{k: v.clone() for k, v in net.state_dict().items()} for net in self.nets], "adam": adam,
                 "plan": [list(p) for p in self.phases], "scans": len(self.fold), "curve": deepcopy(self.curve),
                 "losses": torch.tensor(self.losses, dtype=torch.float64), "memory": dict(self.memory),
@@ -352,5 +351,4 @@ class TrainBlocks:
         self.optimiser, self.at_boundary = None, True
         if self.step and self.phase < len(self.phases):
             self.enter(self.phases[self.phase])
-            moments = {int(k): {n: t.clone() for n, t in v.items()} for k, v in state["adam"].items()}
-            self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": moments})
+            load_adam(self.optimiser, state["adam"])

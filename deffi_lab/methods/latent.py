@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LatentKnobs', 'TrainVAE']
 
-# %% ../../nbs/3_methods/32_latent.ipynb #0e66f745
+# %% ../../nbs/3_methods/32_latent.ipynb #f85e17f6
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,8 +16,9 @@ from torch import Tensor
 from ..core import Pool, Step, bf16_is_fast, check_knobs, knob, make_generator
 from ..data.images import unit
 from ..nets.vae import VAE, elbo
+from ..store import adam_state, load_adam
 
-# %% ../../nbs/3_methods/32_latent.ipynb #dd85ec0b
+# %% ../../nbs/3_methods/32_latent.ipynb #36646eb9
 @dataclass
 class LatentKnobs:
     "What can be turned while a VAE learns"
@@ -25,7 +26,7 @@ class LatentKnobs:
     beta: float = knob(1.0, 0.0, 10.0, label="β", help="weight of the KL term")
     batch: int = knob(256, 16, 4096, scale="log", unit="images", help="images a minibatch")
 
-# %% ../../nbs/3_methods/32_latent.ipynb #4ec2a543
+# %% ../../nbs/3_methods/32_latent.ipynb #2d0a5533
 class TrainVAE:
     """Trains a VAE on `x` uint8 [n c h w] (or a `Pool`), a minibatch a step; metrics loss, recon, kl in nats.
 
@@ -102,9 +103,8 @@ class TrainVAE:
 
     def state_dict(self) -> dict:
         "Weights, Adam's moments, the epoch's order and place in it, the generator"
-        moments = {str(k): dict(v) for k, v in self.optimiser.state_dict()["state"].items()}
-        return {"vae": dict(self.vae.state_dict()), "adam": moments, "order": self.order, "cursor": self.cursor,
-                "index": self.index, "epochs_begun": self.epochs_begun, "bf16": self.bf16,
+        return {"vae": dict(self.vae.state_dict()), "adam": adam_state(self.optimiser), "order": self.order,
+                "cursor": self.cursor, "index": self.index, "epochs_begun": self.epochs_begun, "bf16": self.bf16,
                 "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict) -> None:
@@ -114,8 +114,7 @@ class TrainVAE:
         try: self.vae.load_state_dict(state["vae"])
         except RuntimeError as e: raise ValueError(f"the state is of another network than {self._options}") from e
         self.optimiser = self._adam()
-        blank = self.optimiser.state_dict()
-        self.optimiser.load_state_dict({**blank, "state": {int(k): v for k, v in state["adam"].items()}})
+        load_adam(self.optimiser, state["adam"])
         self.order, self.cursor, self.index = state["order"].to(self.x.device), state["cursor"], state["index"]
         self.epochs_begun, self.bf16 = state["epochs_begun"], state["bf16"]
         self.generator.set_state(state["generator"])
