@@ -72,7 +72,11 @@ def test_a_race_taken_up_again_goes_on_alike(hearts, tmp_path):
     state = first.state_dict()
     with pytest.raises(ValueError, match="with a U-Net: use rival=True"): make(rival=False).load_state_dict(state)
     with pytest.raises(ValueError, match="unseen slice 1 of .* here are 1 of"): make(hearts.take(range(MOST + 1))).load_state_dict(state)
-    with pytest.raises(ValueError, match="2 images, here are 3"): TracingRace(hearts, TracingKnobs(labels=3), steps=300).load_state_dict(state)
+    other = TracingRace(hearts, TracingKnobs(labels=2, agents=20), steps=200)
+    before = [v.clone() for v in other.tracer.net.parameters()]
+    with pytest.raises(ValueError, match="'steps': 300.*'steps': 200"): other.load_state_dict(state)
+    assert all(map(torch.equal, before, other.tracer.net.parameters())), "a refused state changes nothing"
+    with pytest.raises(ValueError, match="'images': 2.*'images': 3"): TracingRace(hearts, TracingKnobs(labels=3), steps=300).load_state_dict(state)
 
 
 def test_too_few_slices_are_refused(hearts):

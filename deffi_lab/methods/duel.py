@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLACE', 'MOST', 'TracingKnobs', 'TracingRace']
 
-# %% ../../nbs/3_methods/46_duel.ipynb #b5f53055
+# %% ../../nbs/3_methods/46_duel.ipynb #4097cb29
 import math
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from .orbits import busiest, outline
 from .tracing import TracerKnobs, TrainTracer
 from ..nets.segment import TrainUNet, dice, largest, outputs, unet
 
-# %% ../../nbs/3_methods/46_duel.ipynb #51569f62
+# %% ../../nbs/3_methods/46_duel.ipynb #c6505680
 PLACE = ("index", "shown", "failed", "tried", "looked", "scored")
 MOST = 20                                        # slices kept for learning; the others are never trained on
 
@@ -172,8 +172,8 @@ class TracingRace:
         if state["shown"] >= len(self.unseen) or where != self.true.shape[1:]:
             raise ValueError(f"the state shows unseen slice {state['shown']} of {list(where)} pixels, here are "
                              f"{len(self.unseen)} of {list(self.true.shape[1:])}: use the same slices")
+        if self.trainer is not None: self.trainer.load_state_dict(state["unet"])    # first: it refuses more
         self.tracer.load_state_dict(state["tracer"])
-        if self.trainer is not None: self.trainer.load_state_dict(state["unet"])
         self.learners = {"tracer": iter(self.tracer)} | ({"U-Net": iter(self.trainer)} if self.trainer else {})
         for k in PLACE: setattr(self, k, state[k])
         self.scores = {k: [tuple(s) for s in v] for k, v in state["scores"].items()}
