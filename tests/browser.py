@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +170,16 @@ class LabView:
             "n => Number(document.querySelector('.deffi-canvas')?.dataset?.seq ?? 0) > n", arg=more_than,
             timeout=timeout)
         return self.seq
+
+    def until(self, holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
+        "Waits until something on the page holds: a frame drawn meanwhile may be an older one, or lack what is looked at"
+        def now() -> bool:
+            try: return holds()
+            except (AssertionError, IndexError, KeyError, TypeError, ValueError): return False
+        end = time.monotonic() + seconds
+        while not now():
+            assert time.monotonic() < end, f"not within {seconds} s: {what}"
+            self.page.wait_for_timeout(100)
 
     @property
     def seq(self) -> int: return int(self.canvas.get_attribute("data-seq"))

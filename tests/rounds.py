@@ -88,6 +88,7 @@ if __name__ == "__main__":       # for Ctrl-C: python rounds.py LEDGER WORKERS
     from multiprocessing import get_context
     import rounds
     n = int(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.default_int_handler)     # a shell's background job begins without it
     print("ready", flush=True)
     with Ledger(sys.argv[1], "test", {"v": 1}) as ledger:
         ex = (lambda: ProcessPoolExecutor(n, get_context("spawn"))) if n else None

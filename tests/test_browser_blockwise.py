@@ -22,14 +22,6 @@ POINTS = """([panel, name, n]) => (document.querySelector('.deffi-canvas')?.deff
     (p) => p.name === panel)?.layers?.find((l) => l.name === name)?.y?.length ?? 0) >= n"""
 
 
-def until(p, holds, what, seconds=30):
-    "Waits until something on the page holds"
-    for _ in range(5 * seconds):
-        if holds(): return
-        p.wait_for_timeout(200)
-    raise AssertionError(f"not within {seconds} s: {what}")
-
-
 def test_blocks_learn_one_after_the_other(tmp_path):
     notebook(tmp_path / "lab.ipynb", [BLOCKS])
     with server(tmp_path) as at, page(height=1250) as p:
@@ -43,7 +35,7 @@ def test_blocks_learn_one_after_the_other(tmp_path):
         p.wait_for_function(SAYS, arg=["strip", "1/2 learns"], timeout=120_000)
         v.press("pause"); v.wait_status("paused")
         p.wait_for_function(SAYS, arg=["strip", "1/4 done"])
-        until(p, lambda: v.layer("strip", 0)["pixels"] != before, "the strip shows what was learnt")
+        v.until(lambda: v.layer("strip", 0)["pixels"] != before, "the strip shows what was learnt")
         shot(p, "blocks_third")
         p.locator(".deffi-strip button").nth(1).click()
         p.wait_for_function(SAYS, arg=["strip", "1/8 learns"])                 # the joint blocks learn all at once
@@ -55,7 +47,7 @@ def test_blocks_learn_one_after_the_other(tmp_path):
         image = v.layer("strip", 0)["pixels"]
         p.locator(".deffi-scan .noUi-handle").first.focus()
         p.keyboard.press("ArrowRight")
-        until(p, lambda: v.layer("strip", 0)["pixels"] != image, "another unseen scan")
+        v.until(lambda: v.layer("strip", 0)["pixels"] != image, "another unseen scan")
         v.press("pause"); v.wait_status("running")
         p.wait_for_function("() => /finished/.test(document.querySelector('.deffi-status')?.innerText)",
                             timeout=150_000)
@@ -104,7 +96,7 @@ def test_a_tumour_of_ones_own(tmp_path):
         assert later > before + 2, "sixty days later it is larger"
         seq, first = v.seq, v.layer("scan", 1)["xy"]
         v.click("scan", .30, .30); v.wait_drawn(seq)
-        until(p, lambda: v.layer("scan", 1)["xy"] != first, "it begins where the click was")
+        v.until(lambda: v.layer("scan", 1)["xy"] != first, "it begins where the click was")
         shot(p, "growth_clicked")
         place = np.array(v.layer("scan", 1)["xy"]).reshape(-1, 2)
         v.press("start"); v.wait_status("running")
@@ -118,7 +110,7 @@ def test_a_tumour_of_ones_own(tmp_path):
         shot(p, "growth_grown")
         v.press("pause"); v.wait_status("paused")
         v.click("scan", .02, .02)
-        until(p, lambda: "no tissue at" in p.locator(".deffi-status").first.inner_text(), "a click beside the head")
+        v.until(lambda: "no tissue at" in p.locator(".deffi-status").first.inner_text(), "a click beside the head")
         assert np.allclose(np.array(v.layer("scan", 1)["xy"]).reshape(-1, 2), place)
         v.press("stop"); v.wait_status("stopped")
         assert p.locator(".deffi-error").first.inner_text().strip() == "" and p.complaints == []

@@ -58,19 +58,15 @@ def test_a_line_drawn_freehand(tmp_path):
         assert red > 180 and green < 60, "there is ink while the button is down, and frames go on"
         shot(p, "freehand_ink")
         seq = v.seq
+        def xy(panel, i): return np.array(v.layer(panel, i)["xy"]).reshape(-1, 2)
         p.mouse.up(); v.wait_drawn(seq + 1)
-        got = np.array(v.layer("paper", 1)["xy"]).reshape(-1, 2)
-        radius = np.hypot(*(got - 4).T)
-        assert 60 < len(got) <= 4000 and abs(radius - 2.4).max() < .06, "the line in data units"
-        seq = v.seq
-        v.click("axes", .75, .25); v.wait_drawn(seq + 1)
-        got = np.array(v.layer("axes", 0)["xy"]).reshape(-1, 2)
-        assert np.abs(got[-1] - .5).max() < .02, "a click stays a click"
+        v.until(lambda: 60 < len(xy("paper", 1)) <= 4000, "the line has come")
+        assert abs(np.hypot(*(xy("paper", 1) - 4).T) - 2.4).max() < .06, "the line in data units"
+        v.click("axes", .75, .25)
+        v.until(lambda: len(xy("axes", 0)) and np.abs(xy("axes", 0)[-1] - .5).max() < .02, "a click stays a click")
         v.press("stop"); v.wait_status("stopped")
-        seq = v.seq
-        v.draw("paper", circle(12, .1)); v.wait_drawn(seq)
-        got = np.array(v.layer("paper", 1)["xy"]).reshape(-1, 2)
-        assert np.hypot(*(got - 4).T).max() < .95, "it arrives where nothing runs, too"
+        v.draw("paper", circle(12, .1))
+        v.until(lambda: np.hypot(*(xy("paper", 1) - 4).T).max() < .95, "it arrives where nothing runs, too")
         assert p.locator(".deffi-error").first.inner_text().strip() == "" and p.complaints == []
 
 
@@ -113,17 +109,15 @@ def test_a_label_drawn_becomes_a_dynamical_system(tmp_path):
         shot(p, "labelling_closed")
         assert abs(radii(v, "closed orbit") - 32).max() < 3 and len(named(v, "cobweb", "the agent")["xy"]) >= 4
 
-        seq = v.seq
         v.draw("label", [(x, .5 + .8 * (y - .5)) for x, y in circle(r=.35)])
-        v.wait_drawn(seq + 2); p.wait_for_timeout(300)
-        r = radii(v, "boundary")
-        assert abs(r.max() - 44.8) < 2 and abs(r.min() - 35.8) < 2, "the ellipse that was drawn"
+        v.until(lambda: abs(radii(v, "boundary").max() - 44.8) < 2, "the ellipse that was drawn")
+        assert abs(radii(v, "boundary").min() - 35.8) < 2
         p.locator(".deffi-draw-mode button").nth(2).click()
-        v.draw("label", circle(r=.12)); p.wait_for_timeout(900)
-        assert radii(v, "boundary").min() < 17, "a hole is cut out"
+        v.draw("label", circle(r=.12))
+        v.until(lambda: radii(v, "boundary").min() < 17, "a hole is cut out")
         shot(p, "labelling_drawn")
-        v.draw("label", circle(12, .01)); p.wait_for_timeout(900)
-        assert "draw around at least 30" in p.locator(".deffi-status").first.inner_text()
+        v.draw("label", circle(12, .01))
+        v.until(lambda: "draw around at least 30" in p.locator(".deffi-status").first.inner_text(), "too small is said")
 
         p.locator(".deffi-shape select").first.select_option("disc")
         p.locator(".deffi-knob-scheme select").first.select_option("euler")
@@ -131,13 +125,12 @@ def test_a_label_drawn_becomes_a_dynamical_system(tmp_path):
                             "p.name === 'distance')?.layers?.some((l) => l.text?.startsWith('Euler ends'))",
                             timeout=30_000)
         p.wait_for_function(HAS, arg=["label", "closed orbit"], timeout=90_000); p.wait_for_timeout(6000)
-        assert 1.5 < np.median(radii(v, "closed orbit")) - 32 < 8, "Euler's orbit lies outside"
+        v.until(lambda: 1.5 < np.median(radii(v, "closed orbit")) - 32 < 8, "Euler's orbit lies outside", 60)
         shot(p, "labelling_euler")
         v.press("pause"); v.wait_status("paused")
-        seq = v.seq
-        v.click("label", .1, .2); v.wait_drawn(seq); p.wait_for_timeout(300)
-        xy = named(v, "label", "watched agent")["xy"]
-        assert abs(xy[0] - 12.3) < 1 and abs(xy[1] - 101.9) < 1, "the watched agent went to the click"
+        v.click("label", .1, .2)
+        v.until(lambda: np.abs(np.array(named(v, "label", "watched agent")["xy"][:2]) - (12.3, 101.9)).max() < 1,
+                "the watched agent went to the click")
         p.locator(".deffi-shape select").first.select_option("heart (another each time)")
         p.wait_for_timeout(1500)
         v.press("start") if p.locator("button.deffi-start").first.is_enabled() else v.press("pause")
@@ -178,18 +171,16 @@ def test_a_tracer_learns_and_traces_from_a_click(tmp_path):
         p.wait_for_function("() => /1 click: Dice/.test(document.querySelector('.deffi-canvas')?.deffi"
                             "?.scene?.panels?.[0]?.title)", timeout=20_000)
         shot(p, "tracer_clicked")
-        v.press("pause"); v.wait_status("paused"); p.wait_for_timeout(400)
-        click = named(v, "unseen", "your clicks")["xy"]
-        assert abs(click[0] - x) < 1.5 and abs(click[1] - y) < 1.5
+        v.press("pause"); v.wait_status("paused")
+        v.until(lambda: np.abs(np.array(named(v, "unseen", "your clicks")["xy"][:2]) - (x, y)).max() < 1.5, "the click is there")
         x, y = expert[expert[:, 0].argmin()]
         v.click("unseen", (x + .5) / 96, 1 - (y + .5) / 96)
         p.wait_for_function("() => /2 clicks: Dice/.test(document.querySelector('.deffi-canvas')?.deffi"
                             "?.scene?.panels?.[0]?.title)", timeout=20_000)
         shot(p, "tracer_two_clicks")
         p.locator(".deffi-slice .noUi-handle").first.focus()
-        p.keyboard.press("ArrowRight"); p.wait_for_timeout(1200)
-        other = np.array(named(v, "unseen", "expert")["xy"]).reshape(-1, 2)
-        assert other.shape != expert.shape or np.abs(other - expert).max() > 1, "another slice"
+        p.keyboard.press("ArrowRight")
+        v.until(lambda: named(v, "unseen", "expert")["xy"] != expert.flatten().tolist(), "another slice")
         shot(p, "tracer_other")
         v.press("stop"); v.wait_status("stopped")
         assert p.locator(".deffi-error").first.inner_text().strip() == "" and p.complaints == []

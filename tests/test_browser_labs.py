@@ -48,21 +48,21 @@ def test_boosting_from_start_to_stop(tmp_path):
         v.press("pause"); v.wait_status("paused"); p.wait_for_timeout(300)
         shot(p, "boosting_paused")
         still = v.index
-        v.press("step"); p.wait_for_timeout(800)
-        assert v.index == still + 1
+        v.press("step")
+        v.until(lambda: v.index == still + 1, "one step"); p.wait_for_timeout(500)
+        assert v.index == still + 1, "and no more"
 
+        def pixels(): return np.array(v.layer("one", 0)["pixels"])
         seq = v.seq
-        v.click("map", .3, .3); v.wait_drawn(seq); p.wait_for_timeout(400)
-        digit = np.array(v.layer("one", 0)["pixels"])
+        v.click("map", .3, .3); v.wait_drawn(seq)
+        v.until(lambda: pixels().size == 28 * 28, "a click decodes"); p.wait_for_timeout(300)
+        digit = pixels()
         assert digit.size == 28 * 28 and digit.max() > 120 and digit.min() < 30
-        seq = v.seq
-        v.click("map", .5, .85); v.wait_drawn(seq); p.wait_for_timeout(400)
-        assert (np.array(v.layer("one", 0)["pixels"]) != digit).any(), "another place decodes to another digit"
-        seq = v.seq
-        v.drag("map", (.35, .35), (.45, .45)); v.wait_drawn(seq); p.wait_for_timeout(400)
-        names = [la.get("name") for la in p.evaluate(
-            "() => document.querySelector('.deffi-canvas').deffi.scene.panels[0].layers.map((l) => ({name: l.name}))")]
-        assert "your walk" in names
+        v.click("map", .5, .85)
+        v.until(lambda: (pixels() != digit).any(), "another place decodes to another digit")
+        v.drag("map", (.35, .35), (.45, .45))
+        v.until(lambda: "your walk" in p.evaluate(
+            "() => document.querySelector('.deffi-canvas').deffi.scene.panels[0].layers.map((l) => l.name)"), "my own walk")
         shot(p, "boosting_own_walk")
 
         p.locator("button.deffi-keep").first.click()
@@ -106,8 +106,7 @@ def test_the_person_is_the_oracle(tmp_path):
                                 arg=str(pixels).replace(" ", ""), timeout=20_000)
         field = p.locator(".deffi-answer input").first
         field.fill("5"); field.press("Enter")
-        p.wait_for_timeout(600)
-        assert v.layer("one", 0)["pixels"] not in seen and field.input_value() == ""
+        v.until(lambda: v.layer("one", 0)["pixels"] not in seen and field.input_value() == "", "the next question")
         v.press("stop"); v.wait_status("stopped")
         assert p.complaints == []
 
