@@ -108,7 +108,10 @@ def test_training_taken_up_again_ends_alike(labelled):
     again.load_state_dict(first.state_dict())
     assert head + list(again) == losses and again.state_dict()["lr"] == whole.state_dict()["lr"] and not again.net.training
     with pytest.raises(ValueError, match="'steps': 8.*'steps': 9.*use the same"): start(9).load_state_dict(first.state_dict())
-    with pytest.raises(ValueError, match="same channels"): start(channels=(6, 8)).load_state_dict(first.state_dict())
+    other = start(channels=(6, 8))
+    before = {k: v.clone() for k, v in other.net.state_dict().items()}
+    with pytest.raises(ValueError, match="same channels"): other.load_state_dict(first.state_dict())
+    assert all(torch.equal(v, before[k]) for k, v in other.net.state_dict().items()), "a refused state changes nothing"
 
 
 def test_a_hint_is_a_further_channel_made_from_the_augmented_label(labelled):

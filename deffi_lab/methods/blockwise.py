@@ -6,7 +6,7 @@
 __all__ = ['MODES', 'PLACE', 'softened', 'assign_folds', 'crops', 'Phase', 'reference', 'block_loss', 'whole_loss', 'BlockKnobs',
            'raised', 'Measured', 'check_scans', 'TrainBlocks']
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #a7035b3b
+# %% ../../nbs/3_methods/47_blockwise.ipynb #ecaaca53
 import math
 import time
 from collections.abc import Iterator
@@ -25,9 +25,9 @@ from ..core import Step, bf16_is_fast, check_knobs, knob, make_generator
 from ..nets.blocks import Blocks, State, augment_scans, onehot, pooled, scan_loss, scores
 from ..nets.memory import saved_bytes
 from ..nets.segment import unet
-from ..store import adam_state, load_adam, save_state
+from ..store import adam_state, load_adam, save_state, take_weights
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #834043a4
+# %% ../../nbs/3_methods/47_blockwise.ipynb #928c5cb2
 def softened(below: State, amount: float, generator: torch.Generator | None = None) -> State:
     """What a block hears while it learns: logits weakened by up to `amount` (0..1) and disturbed, features left out.
 
@@ -63,7 +63,7 @@ def crops(x: Float[Tensor, "n k *s"], corner: Int[Tensor, "n d"], side: int) -> 
     pick = [x[(i, slice(None), *(slice(c, c + side) for c in at))] for i, at in enumerate(corner.tolist())]
     return torch.stack(pick)
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #103cbbb3
+# %% ../../nbs/3_methods/47_blockwise.ipynb #b2e9a471
 MODES = ("greedy", "joint", "end to end", "at once", "unet")
 
 
@@ -115,7 +115,7 @@ def whole_loss(net: nn.Module, image: Float[Tensor, "n m *s"], share: Float[Tens
     losses = [w * scan_loss(s.logits, pooled(share, k)) for w, s, k in zip(weight, states, net.scales)]
     return torch.stack(losses).sum() / sum(weight)
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #1e3b9fb6
+# %% ../../nbs/3_methods/47_blockwise.ipynb #09dc74fe
 @dataclass
 class BlockKnobs:
     "What can be turned while blocks learn"
@@ -153,7 +153,7 @@ def check_scans(train: Any, scale: int) -> None:
     if bad: raise ValueError(f"scan {bad[0]} holds values that are not finite: mend it or leave it out")
     if int(label.max()) > 3: raise ValueError(f"label {int(label.max())}: levels are 0..3, see data.scans.nested")
 
-# %% ../../nbs/3_methods/47_blockwise.ipynb #9d37e6a3
+# %% ../../nbs/3_methods/47_blockwise.ipynb #967f36b9
 class TrainBlocks:
     """Trains blocks (or a rival) on labelled scans, a minibatch a step; the order and what is frozen are the `mode`.
 
@@ -342,7 +342,7 @@ class TrainBlocks:
             raise ValueError(f"the state is of {state['scans']} scans, {[p[0] for p in state['plan']]}, here are "
                              f"{here}: use the same scans, mode and knobs")
         try:
-            for net, saved in zip(self.nets, state["nets"], strict=True): net.load_state_dict(saved)
+            for net, saved in zip(self.nets, state["nets"], strict=True): take_weights(net, saved)
         except (RuntimeError, ValueError) as e:
             raise ValueError(f"the state is of another net than {self.options}") from e
         for k in PLACE: setattr(self, k, state[k])

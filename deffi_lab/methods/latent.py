@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LatentKnobs', 'TrainVAE']
 
-# %% ../../nbs/3_methods/32_latent.ipynb #f85e17f6
+# %% ../../nbs/3_methods/32_latent.ipynb #538f6fb9
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from ..core import Pool, Step, bf16_is_fast, check_knobs, knob, make_generator
 from ..data.images import unit
 from ..nets.vae import VAE, elbo
-from ..store import adam_state, load_adam
+from ..store import adam_state, load_adam, take_weights
 
-# %% ../../nbs/3_methods/32_latent.ipynb #36646eb9
+# %% ../../nbs/3_methods/32_latent.ipynb #4d4eada9
 @dataclass
 class LatentKnobs:
     "What can be turned while a VAE learns"
@@ -26,7 +26,7 @@ class LatentKnobs:
     beta: float = knob(1.0, 0.0, 10.0, label="β", help="weight of the KL term")
     batch: int = knob(256, 16, 4096, scale="log", unit="images", help="images a minibatch")
 
-# %% ../../nbs/3_methods/32_latent.ipynb #2d0a5533
+# %% ../../nbs/3_methods/32_latent.ipynb #934faca8
 class TrainVAE:
     """Trains a VAE on `x` uint8 [n c h w] (or a `Pool`), a minibatch a step; metrics loss, recon, kl in nats.
 
@@ -111,7 +111,7 @@ class TrainVAE:
         "Takes up a state; ValueError where it comes from another set or another network"
         if len(state["order"]) not in (0, len(self.x)):
             raise ValueError(f"the state is of {len(state['order'])} images, this set has {len(self.x)}: use the same")
-        try: self.vae.load_state_dict(state["vae"])
+        try: take_weights(self.vae, state["vae"])
         except RuntimeError as e: raise ValueError(f"the state is of another network than {self._options}") from e
         self.optimiser = self._adam()
         load_adam(self.optimiser, state["adam"])

@@ -6,7 +6,7 @@
 __all__ = ['pair_loss', 'labelled', 'train_tracer', 'TracerKnobs', 'TrainTracer', 'distance_of', 'learnt_field', 'tracer_field',
            'walk_patchwise', 'closing', 'trace']
 
-# %% ../../nbs/3_methods/44_tracing.ipynb #130161ee
+# %% ../../nbs/3_methods/44_tracing.ipynb #e8d211f9
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from .labelling import consistent as made_consistent
 from .orbits import Orbit, Traced, outline, random_starts, union_mask
 from .pairs import PairSampler, flow, in_frame, patches, sample_pairs
 from ..nets.tracer import TracerNet, scale_space
-from ..store import adam_state, load_adam
+from ..store import adam_state, load_adam, take_weights
 
-# %% ../../nbs/3_methods/44_tracing.ipynb #86b62c77
+# %% ../../nbs/3_methods/44_tracing.ipynb #eb4290e5
 def pair_loss(out: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"]) -> Tensor:
     "Squared error of the squashed distance and half that of the normal"
     error = (out - target).square()
@@ -63,7 +63,7 @@ def train_tracer(net: TracerNet, data: Any, steps: int = 1000, batch: int = 256,
             yield float(torch.stack(total).mean())
             total = []
 
-# %% ../../nbs/3_methods/44_tracing.ipynb #0c636aed
+# %% ../../nbs/3_methods/44_tracing.ipynb #003a322f
 @dataclass
 class TracerKnobs:
     "What can be turned while a tracer learns"
@@ -129,13 +129,13 @@ class TrainTracer:
         "Takes up a state; ValueError where it comes from another net or number of images"
         if state["images"] != len(self.images):
             raise ValueError(f"the state is of {state['images']} images, here are {len(self.images)}: use the same")
-        try: self.net.load_state_dict(state["net"])
+        try: take_weights(self.net, state["net"])
         except RuntimeError as e: raise ValueError(f"the state is of another net than {self.net.options}") from e
         load_adam(self.optimiser, state["adam"])
         self.index, self.losses = state["index"], state["losses"].tolist()
         self.generator.set_state(state["generator"])
 
-# %% ../../nbs/3_methods/44_tracing.ipynb #8d04e06c
+# %% ../../nbs/3_methods/44_tracing.ipynb #b9627afd
 def distance_of(squashed: Tensor, sigma: float) -> Tensor:
     "The distance in pixels from tanh(phi / sigma), up to 2.3 sigma"
     return sigma * squashed.clamp(-.98, .98).atanh()
@@ -184,7 +184,7 @@ def walk_patchwise(net: TracerNet, image: Float[Tensor, "1 1 h w"], p0: Float[Te
         if net.oriented: heading = F.normalize(f, dim=1)
     return torch.stack(path)
 
-# %% ../../nbs/3_methods/44_tracing.ipynb #fe22541f
+# %% ../../nbs/3_methods/44_tracing.ipynb #ffda93c5
 def closing(paths: Float[Tensor, "t n 2"], h: float = 1., tolerance: float = .5, near: float = 3.) -> list[Orbit]:
     "The last turn of each path, `closed` or with the reason why not; `residual`: pixels to the crossing before"
     end = paths[-1]

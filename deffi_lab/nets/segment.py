@@ -6,7 +6,7 @@
 __all__ = ['Hint', 'unet', 'augment', 'field_target', 'mask_loss', 'field_loss', 'check_labels', 'TrainUNet', 'train_unet',
            'outputs', 'dice', 'largest']
 
-# %% ../../nbs/2_nets/25_segment.ipynb #6600412a
+# %% ../../nbs/2_nets/25_segment.ipynb #11668528
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..core import bf16_is_fast, need
-from ..store import adam_state, load_adam
+from ..store import adam_state, load_adam, take_weights
 
-# %% ../../nbs/2_nets/25_segment.ipynb #d39e74d3
+# %% ../../nbs/2_nets/25_segment.ipynb #3d59df8f
 def unet(outputs: int = 1, inputs: int = 1, channels: tuple[int, ...] = (16, 32, 64, 128), dims: int = 2,
          seed: int = 0) -> nn.Module:
     """MONAI's residual U-Net, its weights drawn from `seed`; one level a channel count, halved each time.
@@ -36,7 +36,7 @@ def unet(outputs: int = 1, inputs: int = 1, channels: tuple[int, ...] = (16, 32,
         torch.manual_seed(seed)
         return UNet(dims, inputs, outputs, channels, (2,) * (len(channels) - 1), num_res_units=2)
 
-# %% ../../nbs/2_nets/25_segment.ipynb #4e6ebd6d
+# %% ../../nbs/2_nets/25_segment.ipynb #e3fafcc8
 def augment(image: Float[Tensor, "n c h w"], phi: Float[Tensor, "n h w"], generator: torch.Generator | None = None,
             turn: float = math.pi, zoom: float = .25, move: float = .1, expose: float = .3
             ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n h w"]]:
@@ -62,7 +62,7 @@ def augment(image: Float[Tensor, "n c h w"], phi: Float[Tensor, "n h w"], genera
     grain = torch.randn(image.shape, generator=generator, device=image.device) * noise.view(shape)
     return image.clamp(min=0).pow(gamma.view(shape)) * gain.view(shape) + grain, phi
 
-# %% ../../nbs/2_nets/25_segment.ipynb #ad5a5144
+# %% ../../nbs/2_nets/25_segment.ipynb #4f8ebab5
 def field_target(phi: Float[Tensor, "n h w"], sigma: float = 4.) -> Float[Tensor, "n 3 h w"]:
     "tanh(phi / sigma) and the unit normal (x, y), the target of a network that learns the field"
     if not sigma > 0: raise ValueError(f"sigma={sigma}: the saturation in pixels, above 0")
@@ -157,7 +157,7 @@ class TrainUNet:
         mine = {"images": len(self.image), "steps": self.steps}
         if any(state[k] != v for k, v in mine.items()):
             raise ValueError(f"the state is of {({k: state[k] for k in mine})}, here are {mine}: use the same")
-        try: self.net.load_state_dict(state["net"])
+        try: take_weights(self.net, state["net"])
         except RuntimeError as e: raise ValueError("the state is of another network: use the same channels") from e
         load_adam(self.optimiser, state["adam"])
         self.optimiser.param_groups[0]["lr"] = state["lr"]
@@ -170,7 +170,7 @@ def train_unet(net: nn.Module, image: Float[Tensor, "n c h w"], phi: Float[Tenso
     "The losses of `TrainUNet(net, image, phi, **options)`, which trains `net` in place"
     yield from TrainUNet(net, image, phi, **options)
 
-# %% ../../nbs/2_nets/25_segment.ipynb #da78d220
+# %% ../../nbs/2_nets/25_segment.ipynb #b4126bb8
 @torch.no_grad()
 def outputs(net: nn.Module, image: Float[Tensor, "n c h w"], batch: int = 32) -> Float[Tensor, "n k h w"]:
     "What the network says of whole images, `batch` at a time, in single precision"
