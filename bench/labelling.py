@@ -28,7 +28,7 @@ from deffi_lab.methods.clicks import ClickHint, by_hand, click_channel, hand_cli
 from deffi_lab.methods.distance import signed_distance
 from deffi_lab.methods.orbits import fill, outline
 from deffi_lab.methods.tracing import learnt_field, train_tracer
-from deffi_lab.nets.segment import dice, largest, outputs, train_unet, unet
+from deffi_lab.nets.segment import TrainUNet, dice, largest, outputs, unet
 from deffi_lab.nets.tracer import TracerNet
 
 here = Path(__file__).resolve().parent
@@ -76,7 +76,7 @@ def by_orbits(field, n: int) -> tuple[torch.Tensor, dict]:
 def masks(train: Slices, test: Slices, seed: int, steps: int, tag: str) -> dict:
     "A U-Net that learns masks, and its largest piece"
     net = unet(1, seed=seed)
-    for _ in train_unet(net, train.image, signed_distance(train.mask), steps=steps, generator=make_generator(seed)): pass
+    for _ in TrainUNet(net, train.image, signed_distance(train.mask), steps=steps, generator=make_generator(seed)): pass
     p = outputs(net, test.image)[:, 0].sigmoid()
     said = p > .5
     sure = 2 * (p * said).flatten(1).sum(1) / (p + said).flatten(1).sum(1)          # soft Dice with its own threshold
@@ -107,7 +107,7 @@ def longer(train: Slices, test: Slices, seed: int) -> dict:
 
 def field(train: Slices, test: Slices, seed: int) -> dict:
     net = unet(3, seed=seed)
-    for _ in train_unet(net, train.image, signed_distance(train.mask), field=True, steps=SETTINGS["long"],
+    for _ in TrainUNet(net, train.image, signed_distance(train.mask), field=True, steps=SETTINGS["long"],
                         generator=make_generator(seed)): pass
     return read(outputs(net, test.image), test, "field U-Net")
 
@@ -125,7 +125,7 @@ def clicked(train: Slices, test: Slices, seed: int) -> dict:
     found, phi, truth = {}, signed_distance(train.mask), signed_distance(test.mask)
     for tag, flag in (("clicks, field", True), ("clicks, mask", False)):
         net = unet(3 if flag else 1, 2, seed=seed)
-        for _ in train_unet(net, train.image, phi, field=flag, steps=SETTINGS["long"], generator=make_generator(seed),
+        for _ in TrainUNet(net, train.image, phi, field=flag, steps=SETTINGS["long"], generator=make_generator(seed),
                             hint=ClickHint()): pass
         net.eval()
         table, closed = [], 0

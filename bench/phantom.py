@@ -16,7 +16,7 @@ from deffi_lab.data.grid import Slices
 from deffi_lab.data.heart import packed
 from deffi_lab.data.phantom import phantom
 from deffi_lab.methods.distance import signed_distance
-from deffi_lab.nets.segment import dice, outputs, train_unet, unet
+from deffi_lab.nets.segment import TrainUNet, dice, outputs, unet
 
 BATCH = 12
 SEEN = "SCD0000101"         # the patient whose slices were looked at while the phantom was made
@@ -26,7 +26,7 @@ def trained(s: Slices, steps: int, seed: int) -> torch.nn.Module:
     "The network after `steps` updates on these slices"
     net = unet(seed=seed)
     generator = make_generator(seed)
-    for _ in train_unet(net, s.image, signed_distance(s.mask), steps=steps, batch=BATCH, generator=generator, chunk=steps): pass
+    for _ in TrainUNet(net, s.image, signed_distance(s.mask), steps=steps, batch=BATCH, generator=generator, chunk=steps): pass
     return net
 
 

@@ -19,7 +19,6 @@ from deffi_lab.nets.segment import (
     largest,
     mask_loss,
     outputs,
-    train_unet,
     unet,
 )
 
@@ -82,7 +81,7 @@ def test_the_target_of_a_disc_by_hand():
 def test_a_net_learns_two_discs(labelled, field):
     image, phi = labelled
     net = unet(3 if field else 1, channels=(8, 16, 32), seed=0)
-    losses = list(train_unet(net, image, phi, field=field, steps=120, batch=4, generator=make_generator(0), chunk=20))
+    losses = list(TrainUNet(net, image, phi, field=field, steps=120, batch=4, generator=make_generator(0), chunk=20))
     assert losses[-1] < .9 * losses[0] and not net.training
     out = outputs(net, image)[:, 0]
     assert float(dice(largest(out < 0 if field else out > 0), phi < 0).min()) > .85
@@ -90,7 +89,7 @@ def test_a_net_learns_two_discs(labelled, field):
 
 def test_training_repeats_by_its_seed(labelled):
     image, phi = labelled
-    run = lambda seed: list(train_unet(unet(1, channels=(4, 8), seed=0), image, phi, steps=6, batch=2, generator=make_generator(seed)))
+    run = lambda seed: list(TrainUNet(unet(1, channels=(4, 8), seed=0), image, phi, steps=6, batch=2, generator=make_generator(seed)))
     assert run(0) == run(0) != run(1)
     before = torch.get_rng_state()
     unet(1, channels=(4, 8), seed=3)
@@ -120,7 +119,7 @@ def test_a_hint_is_a_further_channel_made_from_the_augmented_label(labelled):
     def hint(p, g):
         seen.append(p.shape)
         return torch.exp(-p[:, None] ** 2)
-    list(train_unet(unet(1, 2, (4, 8)), image, phi, steps=3, batch=5, generator=make_generator(0), hint=hint))
+    list(TrainUNet(unet(1, 2, (4, 8)), image, phi, steps=3, batch=5, generator=make_generator(0), hint=hint))
     assert seen == [(5, 56, 64)] * 3
 
 
@@ -141,11 +140,11 @@ def test_the_largest_piece_is_kept_and_filled():
 
 
 @pytest.mark.parametrize("call, match", [
-    (lambda im, p: list(train_unet(unet(1, channels=(4, 8)), im[:0], p[:0])), "at least 1"),
-    (lambda im, p: list(train_unet(unet(1, channels=(4, 8)), im, p[:1])), r"labels \(1, 56, 64\)"),
-    (lambda im, p: list(train_unet(unet(1, channels=(4, 8)), im / 0, p)), "image 0 holds values that are not finite"),
-    (lambda im, p: list(train_unet(unet(1, channels=(4, 8)), im, p.log())), "label 0 holds values that are not finite"),
-    (lambda im, p: list(train_unet(unet(1, channels=(4, 8)), im, p, steps=0)), "steps=0"),
+    (lambda im, p: list(TrainUNet(unet(1, channels=(4, 8)), im[:0], p[:0])), "at least 1"),
+    (lambda im, p: list(TrainUNet(unet(1, channels=(4, 8)), im, p[:1])), r"labels \(1, 56, 64\)"),
+    (lambda im, p: list(TrainUNet(unet(1, channels=(4, 8)), im / 0, p)), "image 0 holds values that are not finite"),
+    (lambda im, p: list(TrainUNet(unet(1, channels=(4, 8)), im, p.log())), "label 0 holds values that are not finite"),
+    (lambda im, p: list(TrainUNet(unet(1, channels=(4, 8)), im, p, steps=0)), "steps=0"),
     (lambda im, p: augment(im, p, zoom=-1), "zoom=-1"), (lambda im, p: augment(im, p[:, 1:]), "one distance a pixel"),
     (lambda im, p: field_target(p, 0.), "sigma=0"), (lambda im, p: unet(0), "outputs=0"),
     (lambda im, p: unet(1, channels=(4,)), "two levels")])
@@ -163,5 +162,5 @@ def test_on_a_gpu(labelled):
     if not torch.cuda.is_available(): pytest.skip("no CUDA device")
     image, phi = (v.cuda() for v in labelled)
     net = unet(3, channels=(8, 16, 32), seed=0).cuda()
-    list(train_unet(net, image, phi, field=True, steps=120, batch=4, generator=make_generator(0, "cuda")))
+    list(TrainUNet(net, image, phi, field=True, steps=120, batch=4, generator=make_generator(0, "cuda")))
     assert float(dice(largest(outputs(net, image)[:, 0] < 0), phi < 0).min()) > .85

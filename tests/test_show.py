@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ipywidgets import Button
 
 from deffi_lab.core import Step
 from deffi_lab.live import Run
 from deffi_lab.show.canvas import Gate, SceneCanvas, decode, encode
 from deffi_lab.show.controls import error_html, status_html
-from deffi_lab.show.lab import Lab, answer_here
+from deffi_lab.show.lab import Lab
 from deffi_lab.show.mpl import to_mpl
 from deffi_lab.show.plotly import to_html, to_plotly
 from deffi_lab.show.scene import Curves, Field, Image, Line, Map, Panel, Paths, Points, Scene, Text, grid
@@ -203,20 +204,20 @@ def test_lab_live_thread_sends_frames_and_stops():
     assert lab.run.close() and lab.canvas.status == "stopped" and len(page.frames) > 5
 
 
-def test_page_is_answered_where_it_asks():
+def test_page_is_answered_where_it_asks(monkeypatch):
     "A widget that last spoke in a subshell which is gone (a closed page's) still hears the page"
     from ipykernel.comm.comm import Comm
-    lab = Lab(Run(Count()), lambda m: picture(m.i))
-
-    def all_of(widget): return [widget, *(w for c in getattr(widget, "children", ()) for w in all_of(c))]
-    for widget in all_of(lab.widget):
-        widget.comm = Comm(primary=False, show_warning=False)
-        widget.comm._reply_subshell_id = "gone"
     if not hasattr(Comm, "_reply_subshell_for"): pytest.skip("this ipykernel sends messages where the page says")
-    assert lab.canvas.comm._reply_subshell_for({}, "mine") == "gone", "ipykernel no longer needs the cure"
-    answer_here(lab.widget)
-    assert [w.comm._reply_subshell_for({}, "mine") for w in all_of(lab.widget)] == ["mine"] * len(all_of(lab.widget))
-    assert lab.canvas in all_of(lab.widget) and len(all_of(lab.widget)) > 8
+    monkeypatch.setattr("comm.create_comm", lambda **how: Comm(show_warning=False, **how))
+
+    def heard(widget):
+        widget.comm._reply_subshell_id = "gone"
+        return widget.comm._reply_subshell_for({}, "mine")
+    def all_of(widget): return [widget, *(w for c in getattr(widget, "children", ()) for w in all_of(c))]
+    assert heard(Button()) == "gone", "ipykernel no longer needs the cure"
+    widgets = all_of(Lab(Run(Count()), lambda m: picture(m.i)).widget)
+    assert len(widgets) > 8 and any(isinstance(w, SceneCanvas) for w in widgets)
+    assert {heard(w) for w in widgets} == {"mine"}
 
 
 def test_status_and_error_are_escaped():

@@ -6,7 +6,7 @@
 __all__ = ['Guess', 'tremble', 'first_click', 'next_click', 'click_channel', 'ClickHint', 'bend', 'at_points', 'Clicked',
            'nearest_piece', 'click_contour', 'by_hand', 'hand_clicks', 'session']
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #e3a4943d
+# %% ../../nbs/3_methods/45_clicks.ipynb #077e68af
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from .labelling import make_field, sample
 from .orbits import fill, orbits
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #27de9a26
+# %% ../../nbs/3_methods/45_clicks.ipynb #02c3f67f
 def tremble(at: Float[Tensor, "n 2"], jitter: float, generator: torch.Generator | None) -> Float[Tensor, "n 2"]:
     "Points moved by a normal error of `jitter` pixels along each axis"
     if not jitter >= 0: raise ValueError(f"jitter={jitter}: 0 pixels or more")
@@ -50,7 +50,7 @@ def next_click(said: Bool[Tensor, "n h w"], phi: Float[Tensor, "n h w"], generat
         at.append(torch.tensor([i % w, i // w], dtype=torch.float32, device=p.device))
     return tremble(torch.stack(at), jitter, generator)
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #cac9597f
+# %% ../../nbs/3_methods/45_clicks.ipynb #81f32123
 def click_channel(at: Float[Tensor, "n m 2"], shape: tuple[int, int],
                   radius: float = 5.) -> Float[Tensor, "n 1 h w"]:
     "Gaussian bumps of `radius` pixels at m clicks (x, y) a slice, the highest counts; NaN stands for no click"
@@ -63,7 +63,7 @@ def click_channel(at: Float[Tensor, "n m 2"], shape: tuple[int, int],
 
 @dataclass(frozen=True)
 class ClickHint:
-    "The `hint` for `train_unet`: 0..`most` trembling clicks on the boundary of each augmented label, anew each time"
+    "The `hint` for `TrainUNet`: 0..`most` trembling clicks on the boundary of each augmented label, anew each time"
     most: int = 4
     jitter: float = 1.
     radius: float = 5.
@@ -79,7 +79,7 @@ class ClickHint:
         at[torch.arange(self.most, device=phi.device) >= many] = float("nan")
         return click_channel(at, phi.shape[1:], self.radius)
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #1894bdc6
+# %% ../../nbs/3_methods/45_clicks.ipynb #e008bf32
 def bend(phi: Float[Tensor, "h w"], at: Float[Tensor, "m 2"], radius: float = 12., ridge: float = .3
          ) -> Float[Tensor, "h w"]:
     """`phi` bent so that it is (nearly) zero at the clicks `at` (x, y), unchanged far from them.
@@ -104,7 +104,7 @@ def at_points(grid: Float[Tensor, "h w"], at: Float[Tensor, "m 2"]) -> Float[Ten
     "Bilinear values of a grid at points (x, y), clamped at the border"
     return sample(grid[None, None], at[None])[0, :, 0]
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #89ea00bf
+# %% ../../nbs/3_methods/45_clicks.ipynb #f5589bdc
 @dataclass(frozen=True)
 class Clicked:
     "A mask Bool[h w] with its outline Float[m 2] (x, y); `closed`: by an orbit; else `why` not"
@@ -146,7 +146,7 @@ def click_contour(phi: Float[Tensor, "h w"], at: Float[Tensor, "m 2"], normal: F
     if best is None: return Clicked(nearest_piece(bent, at[0]), at.new_zeros(0, 2), False, why)
     return Clicked(fill(best[1], tuple(phi.shape)).to(phi.device), best[1], True)
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #7fe0ad8e
+# %% ../../nbs/3_methods/45_clicks.ipynb #ee040468
 def by_hand(at: Float[Tensor, "m 2"], shape: tuple[int, int], points: int = 200) -> Bool[Tensor, "h w"]:
     "The inside of the closed cubic spline through clicks (x, y) in the order of drawing; ValueError below 3 clicks"
     from scipy.interpolate import CubicSpline
@@ -171,7 +171,7 @@ def hand_clicks(phi: Float[Tensor, "h w"], n: int, generator: torch.Generator | 
     order = want.argsort()
     return tremble(torch.from_numpy(at).float()[order], jitter, generator)
 
-# %% ../../nbs/3_methods/45_clicks.ipynb #24de9b52
+# %% ../../nbs/3_methods/45_clicks.ipynb #06f734f0
 Guess = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
