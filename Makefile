@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-LESSON ?= lessons/01_deep_boosting.ipynb
+LESSON ?= lessons/01_selection_boosting.ipynb
 PORT   ?= 8888
 # One thread a process: tests and notebooks run side by side, and two busy pools of threads hinder each other.
 test nb bench: export OMP_NUM_THREADS ?= 1

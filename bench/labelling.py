@@ -1,14 +1,19 @@
-"""The study of deep labelling: Dice on unseen slices after k labelled ones, seed by seed, into a ledger.
+"""The study of deep labelling: Dice on unseen slices after k labelled ones, seed by seed, into a
+ledger.
 
     python bench/labelling.py phantom 5 --seeds 6      # one set, one budget, all ways of learning
     python bench/labelling.py all                      # everything (hours)
     python bench/labelling.py --export                 # writes the small copy that ships
     python bench/labelling.py --table
 
-phantom: seeded drawings of a heart; training slices are nested in the budgets, the 200 test slices are the same for all.
-heart: Sunnybrook slices of three patients; a seed tests on one patient and learns from slices of the two others.
-Nothing was tuned on these test slices: constants were chosen on other phantoms (seeds 100.. and 999).
+phantom: seeded drawings of a heart; training slices are nested in the budgets, the 200 test slices
+are the same for all.
+heart: Sunnybrook slices of three patients; a seed tests on one patient and learns from slices of
+the two others.
+Nothing was tuned on these test slices: constants were chosen on other phantoms (seeds 100.. and
+999).
 """
+
 import argparse
 import time
 from functools import cache
@@ -16,80 +21,123 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ledgers import difference, ship
 from scipy.stats import spearmanr
 
-from ledgers import difference, ship
-
-from deffi_lab.core import make_generator
-from deffi_lab.data.heart import Slices, packed
-from deffi_lab.data.phantom import phantom
-from deffi_lab.ledger import Key, Ledger, Point
-from deffi_lab.methods.clicks import ClickHint, by_hand, click_channel, hand_clicks, session
-from deffi_lab.methods.distance import signed_distance
-from deffi_lab.methods.orbits import fill, outline
-from deffi_lab.methods.tracing import learnt_field, train_tracer
+from deffi_lab.core.ledger import Key, Ledger, Point
+from deffi_lab.core.step import make_generator
+from deffi_lab.data.heart.phantom import phantom
+from deffi_lab.data.heart.readers import Slices, packed
+from deffi_lab.methods.contours.clicks import (
+    ClickHint,
+    by_hand,
+    click_channel,
+    hand_clicks,
+    session,
+)
+from deffi_lab.methods.contours.orbits import fill, outline
+from deffi_lab.methods.contours.tracing import learnt_field, train_tracer
 from deffi_lab.nets.segment import TrainUNet, dice, largest, outputs, unet
 from deffi_lab.nets.tracer import TracerNet
+from deffi_lab.numeric.distance import signed_distance
 
 here = Path(__file__).resolve().parent
-WORK, SHIPPED = here / "cache" / "labelling.sqlite", here.parent / "deffi_lab" / "assets" / "labelling.sqlite"
+WORK, SHIPPED = (
+    here / "cache" / "labelling.sqlite",
+    here.parent / "deffi_lab" / "assets" / "labelling.sqlite",
+)
 BUDGETS, SETS, STUDY = (1, 2, 5, 10, 20), ("phantom", "heart"), "labelling"
-SETTINGS = {"size": 96, "spacing": 1.75, "short": 400, "long": 1000, "tracer": 1500, "batch": 8, "sigma": 4., "test": 200}
+SETTINGS = {
+    "size": 96,
+    "spacing": 1.75,
+    "short": 400,
+    "long": 1000,
+    "tracer": 1500,
+    "batch": 8,
+    "sigma": 4.0,
+    "test": 200,
+}
 AGENTS, CLICKS = 64, 5
-TABLE = {"U-Net on masks": "U-Net, largest", "U-Net on the field, agents": "field U-Net, orbits",
-         "U-Net on the field, threshold": "field U-Net, threshold", "patch tracer, agents": "tracer, orbits",
-         "patch tracer, threshold": "tracer, threshold"}
+TABLE = {
+    "U-Net on masks": "U-Net, largest",
+    "U-Net on the field, agents": "field U-Net, orbits",
+    "U-Net on the field, threshold": "field U-Net, threshold",
+    "patch tracer, agents": "tracer, orbits",
+    "patch tracer, threshold": "tracer, threshold",
+}
 
 
 @cache
-def test_phantoms() -> Slices: return phantom(SETTINGS["test"], seed=7000)
+def test_phantoms() -> Slices:
+    return phantom(SETTINGS["test"], seed=7000)
 
 
 @cache
-def hearts() -> Slices: return packed()
+def hearts() -> Slices:
+    return packed()
 
 
 def sets(name: str, seed: int, k: int) -> tuple[Slices, Slices]:
     "k labelled slices, and the test slices, for a seed"
-    if name == "phantom": return phantom(max(BUDGETS), seed=1000 + seed).take(range(k)), test_phantoms()
+    if name == "phantom":
+        return phantom(max(BUDGETS), seed=1000 + seed).take(range(k)), test_phantoms()
     data = hearts()
     train, test = data.split([sorted(set(data.subject))[seed % 3]])
     return train.take(torch.randperm(len(train), generator=make_generator(seed))[:k]), test
 
 
-def overlap(said: torch.Tensor, test: Slices, trust: torch.Tensor | None = None, **told: float) -> tuple[float, dict]:
-    "Mean Dice, its worst tenth, and the rank correlation of `trust` (what the method thinks of each slice) with it"
+def overlap(
+    said: torch.Tensor, test: Slices, trust: torch.Tensor | None = None, **told: float
+) -> tuple[float, dict]:
+    """Mean Dice, its worst tenth, and the rank correlation of
+    `trust` (what the method thinks of each slice) with it"""
     d = dice(said, test.mask)
-    if trust is not None: told["trust"] = float(np.nan_to_num(spearmanr(trust, d).statistic))
-    return float(d.mean()), {"tenth": float(d.quantile(.1)), **told}
+    if trust is not None:
+        told["trust"] = float(np.nan_to_num(spearmanr(trust, d).statistic))
+    return float(d.mean()), {"tenth": float(d.quantile(0.1)), **told}
 
 
 def by_orbits(field, n: int) -> tuple[torch.Tensor, dict]:
-    "The orbit on which most agents end, filled; the share of agents that failed and of slices where nothing closed"
+    """The orbit on which most agents end, filled; the share
+    of agents that failed and of slices where nothing closed"""
     found = [outline(field.f[i], n_starts=AGENTS, seed=i) for i in range(n)]
     failed = sum(sum(t.failed.values()) for t in found) / (n * AGENTS)
-    best = [max((c for c in t.contours if c.used and not c.hole), key=lambda c: c.count, default=None) for t in found]
-    said = [fill(c.orbit.points, t.mask.shape) if c else torch.zeros_like(t.mask) for c, t in zip(best, found)]
+    best = [
+        max((c for c in t.contours if c.used and not c.hole), key=lambda c: c.count, default=None)
+        for t in found
+    ]
+    said = [
+        fill(c.orbit.points, t.mask.shape) if c else torch.zeros_like(t.mask)
+        for c, t in zip(best, found)
+    ]
     return torch.stack(said), {"failed": failed, "open": sum(c is None for c in best) / n}
 
 
 def masks(train: Slices, test: Slices, seed: int, steps: int, tag: str) -> dict:
     "A U-Net that learns masks, and its largest piece"
     net = unet(1, seed=seed)
-    for _ in TrainUNet(net, train.image, signed_distance(train.mask), steps=steps, generator=make_generator(seed)): pass
+    for _ in TrainUNet(
+        net, train.image, signed_distance(train.mask), steps=steps, generator=make_generator(seed)
+    ):
+        pass
     p = outputs(net, test.image)[:, 0].sigmoid()
-    said = p > .5
-    sure = 2 * (p * said).flatten(1).sum(1) / (p + said).flatten(1).sum(1)          # soft Dice with its own threshold
+    said = p > 0.5
+    sure = (
+        2 * (p * said).flatten(1).sum(1) / (p + said).flatten(1).sum(1)
+    )  # soft Dice with its own threshold
     return {tag: overlap(said, test, sure), f"{tag}, largest": overlap(largest(said), test, sure)}
 
 
 def read(out: torch.Tensor, test: Slices, tag: str) -> dict:
-    "Three readings of one learnt field: threshold of its distance, agents on it as it is, and on the consistent one"
+    """Three readings of one learnt field: threshold of its
+    distance, agents on it as it is, and on the consistent one"""
     plain = largest(out[:, 0] < 0)
     found = {f"{tag}, threshold": overlap(plain, test)}
     for name, consistent in (("own field", False), ("orbits", True)):
         said, told = by_orbits(learnt_field(out, consistent=consistent)[1], len(test))
-        found[f"{tag}, {name}"] = overlap(said, test, dice(said, plain), **told)    # trust: do both readings agree?
+        found[f"{tag}, {name}"] = overlap(
+            said, test, dice(said, plain), **told
+        )  # trust: do both readings agree?
     return found
 
 
@@ -107,64 +155,123 @@ def longer(train: Slices, test: Slices, seed: int) -> dict:
 
 def field(train: Slices, test: Slices, seed: int) -> dict:
     net = unet(3, seed=seed)
-    for _ in TrainUNet(net, train.image, signed_distance(train.mask), field=True, steps=SETTINGS["long"],
-                        generator=make_generator(seed)): pass
+    for _ in TrainUNet(
+        net,
+        train.image,
+        signed_distance(train.mask),
+        field=True,
+        steps=SETTINGS["long"],
+        generator=make_generator(seed),
+    ):
+        pass
     return read(outputs(net, test.image), test, "field U-Net")
 
 
 def tracer(train: Slices, test: Slices, seed: int, oriented: bool = False) -> dict:
     net = TracerNet(generator=make_generator(seed))
-    for _ in train_tracer(net, train, steps=SETTINGS["tracer"], generator=make_generator(seed)): pass
+    for _ in train_tracer(net, train, steps=SETTINGS["tracer"], generator=make_generator(seed)):
+        pass
     net.eval()
-    with torch.no_grad(): out = torch.cat([net.dense(x) for x in test.image.split(20)])
+    with torch.no_grad():
+        out = torch.cat([net.dense(x) for x in test.image.split(20)])
     return read(out, test, "tracer")
 
 
 def clicked(train: Slices, test: Slices, seed: int) -> dict:
-    "Networks that take clicks: Dice after one click, after more in `told`; the mask's zero contour is bent alike"
+    """Networks that take clicks: Dice after one click, after
+    more in `told`; the mask's zero contour is bent alike"""
     found, phi, truth = {}, signed_distance(train.mask), signed_distance(test.mask)
     for tag, flag in (("clicks, field", True), ("clicks, mask", False)):
         net = unet(3 if flag else 1, 2, seed=seed)
-        for _ in TrainUNet(net, train.image, phi, field=flag, steps=SETTINGS["long"], generator=make_generator(seed),
-                            hint=ClickHint()): pass
+        for _ in TrainUNet(
+            net,
+            train.image,
+            phi,
+            field=flag,
+            steps=SETTINGS["long"],
+            generator=make_generator(seed),
+            hint=ClickHint(),
+        ):
+            pass
         net.eval()
         table, closed = [], 0
         for i in range(0, len(test), 2):
-            got = session(guesser(net, test.image[i:i + 1], flag), truth[i], CLICKS, make_generator(i))
-            table.append(dice(torch.stack([c.mask for c in got]), test.mask[i:i + 1].expand(CLICKS, -1, -1)))
+            got = session(
+                guesser(net, test.image[i : i + 1], flag), truth[i], CLICKS, make_generator(i)
+            )
+            table.append(
+                dice(
+                    torch.stack([c.mask for c in got]), test.mask[i : i + 1].expand(CLICKS, -1, -1)
+                )
+            )
             closed += sum(c.closed for c in got)
         d = torch.stack(table)
-        none = largest((outputs(net, torch.cat([test.image, torch.zeros_like(test.image)], 1))[::2, 0] < 0) ^ (not flag))
-        found[tag] = (float(d[:, 0].mean()), {
-            "c0": float(dice(none, test.mask[::2]).mean()), "closed": closed / d.numel(), "tenth": float(d[:, 0].quantile(.1)),
-            **{f"c{j + 1}": float(d[:, j].mean()) for j in range(CLICKS)},
-            "to90": float(torch.where((d >= .9).any(1), (d >= .9).float().argmax(1) + 1., CLICKS + 1.).mean())})
+        none = largest(
+            (outputs(net, torch.cat([test.image, torch.zeros_like(test.image)], 1))[::2, 0] < 0)
+            ^ (not flag)
+        )
+        found[tag] = (
+            float(d[:, 0].mean()),
+            {
+                "c0": float(dice(none, test.mask[::2]).mean()),
+                "closed": closed / d.numel(),
+                "tenth": float(d[:, 0].quantile(0.1)),
+                **{f"c{j + 1}": float(d[:, j].mean()) for j in range(CLICKS)},
+                "to90": float(
+                    torch.where(
+                        (d >= 0.9).any(1), (d >= 0.9).float().argmax(1) + 1.0, CLICKS + 1.0
+                    ).mean()
+                ),
+            },
+        )
     return found
 
 
 def guesser(net: torch.nn.Module, image: torch.Tensor, flag: bool):
-    "What a click network says, given clicks, as a distance (a mask's: the exact distance of its threshold)"
+    """What a click network says, given clicks, as a
+    distance (a mask's: the exact distance of its threshold)"""
+
     @torch.no_grad()
     def guess(at):
         out = net(torch.cat([image, click_channel(at[None], image.shape[2:])], 1)).float()
-        if flag: return learnt_field(out)[0][0], None
+        if flag:
+            return learnt_field(out)[0][0], None
         mask = out[0, 0] > 0
-        if not mask.any() or mask.all(): return torch.full_like(out[0, 0], 5.), None
-        return signed_distance(mask, smooth=1.).clamp(-9, 9), None
+        if not mask.any() or mask.all():
+            return torch.full_like(out[0, 0], 5.0), None
+        return signed_distance(mask, smooth=1.0).clamp(-9, 9), None
+
     return guess
 
 
 def hand(train: Slices, test: Slices, seed: int) -> dict:
     "Drawing by hand, for as many clicks: no learning, no labels"
     truth, g = signed_distance(test.mask), make_generator(seed)
-    at = {n: dice(torch.stack([by_hand(hand_clicks(p, n, g), p.shape) for p in truth]), test.mask)
-          for n in (3, 4, 5, 6, 8, 12)}
+    at = {
+        n: dice(torch.stack([by_hand(hand_clicks(p, n, g), p.shape) for p in truth]), test.mask)
+        for n in (3, 4, 5, 6, 8, 12)
+    }
     return {"by hand": (float(at[4].mean()), {f"c{n}": float(d.mean()) for n, d in at.items()})}
 
 
-UNITS = {"short": short, "long": long, "field": field, "tracer": tracer, "clicked": clicked, "hand": hand, "longer": longer}
-FIRST = {"short": "U-Net short", "long": "U-Net", "field": "field U-Net, orbits", "tracer": "tracer, orbits",
-         "clicked": "clicks, mask", "hand": "by hand", "longer": "U-Net 3x"}
+UNITS = {
+    "short": short,
+    "long": long,
+    "field": field,
+    "tracer": tracer,
+    "clicked": clicked,
+    "hand": hand,
+    "longer": longer,
+}
+FIRST = {
+    "short": "U-Net short",
+    "long": "U-Net",
+    "field": "field U-Net, orbits",
+    "tracer": "tracer, orbits",
+    "clicked": "clicks, mask",
+    "hand": "by hand",
+    "longer": "U-Net 3x",
+}
 
 
 def run(name: str, k: int, seeds: range, units: list[str]) -> None:
@@ -172,17 +279,32 @@ def run(name: str, k: int, seeds: range, units: list[str]) -> None:
     with Ledger(WORK, STUDY, SETTINGS) as ledger:
         for seed in seeds:
             for unit in units:
-                if any(p.labels == k for p in ledger.points(Key(name, FIRST[unit], 0, seed))): continue
+                if any(p.labels == k for p in ledger.points(Key(name, FIRST[unit], 0, seed))):
+                    continue
                 t = time.time()
                 found = UNITS[unit](*sets(name, seed, k), seed)
                 took = time.time() - t
-                ledger.add_many([(Key(name, m, 0, seed), Point(k, value, took, told=told)) for m, (value, told) in found.items()])
-                print(name, k, seed, unit, {m: round(v, 3) for m, (v, _) in found.items()}, f"{took:.0f} s", flush=True)
+                ledger.add_many(
+                    [
+                        (Key(name, m, 0, seed), Point(k, value, took, told=told))
+                        for m, (value, told) in found.items()
+                    ]
+                )
+                print(
+                    name,
+                    k,
+                    seed,
+                    unit,
+                    {m: round(v, 3) for m, (v, _) in found.items()},
+                    f"{took:.0f} s",
+                    flush=True,
+                )
 
 
 def columns() -> dict:
     "All that was measured, from the work ledger or, where there is none, from the one that ships"
-    with Ledger(WORK if WORK.exists() else SHIPPED, STUDY, readonly=True) as ledger: return ledger.columns()
+    with Ledger(WORK if WORK.exists() else SHIPPED, STUDY, readonly=True) as ledger:
+        return ledger.columns()
 
 
 def rows() -> list[dict]:
@@ -190,41 +312,84 @@ def rows() -> list[dict]:
     out = []
     for name in SETS:
         fold = "" if name == "phantom" else ", tested on the patient left out (three patients)"
-        out.append(difference(columns(), name, "field U-Net, orbits", "U-Net, largest", 5, f"dynamics_vs_mask_5_{name}",
-                              "agents on the field a U-Net learnt, against the same U-Net on masks, 1,000 steps" + fold))
-        out.append(difference(columns(), name, "tracer, orbits", "U-Net, largest", 5, f"tracer_vs_mask_5_{name}",
-                              "agents on the patch tracer's field, against a U-Net on masks, 1,000 steps" + fold))
-        out.append(difference(columns(), name, "clicks, field", "clicks, mask", 5, f"one_click_dice_{name}",
-                              "one click, 5 labels: field and mask networks that both take clicks" + fold))
+        out.append(
+            difference(
+                columns(),
+                name,
+                "field U-Net, orbits",
+                "U-Net, largest",
+                5,
+                f"dynamics_vs_mask_5_{name}",
+                "agents on the field a U-Net learnt, against the same U-Net on masks, 1,000 steps"
+                + fold,
+            )
+        )
+        out.append(
+            difference(
+                columns(),
+                name,
+                "tracer, orbits",
+                "U-Net, largest",
+                5,
+                f"tracer_vs_mask_5_{name}",
+                "agents on the patch tracer's field, against a U-Net on masks, 1,000 steps" + fold,
+            )
+        )
+        out.append(
+            difference(
+                columns(),
+                name,
+                "clicks, field",
+                "clicks, mask",
+                5,
+                f"one_click_dice_{name}",
+                "one click, 5 labels: field and mask networks that both take clicks" + fold,
+            )
+        )
     return out
 
 
 def table() -> None:
     "README's tables: mean (lowest-highest, seeds)"
-    from deffi_lab.study.efficiency import by_budget, from_ledger
+    from deffi_lab.study.curves import by_budget, from_ledger
+
     for name, title in (("phantom", "phantoms"), ("heart", "Sunnybrook")):
         print(f"| {title}, Dice |", *(f"{k} label{'s' * (k > 1)} |" for k in BUDGETS))
         print("|---" * (1 + len(BUDGETS)) + "|")
         runs = from_ledger(columns(), name, 0)
         for words, m in TABLE.items():
             at = by_budget(runs[m])
-            print(f"| {words} |", *(f"{np.mean(at[k]):.3f} ({min(at[k]):.3f}–{max(at[k]):.3f}, {len(at[k])}) |" if k in at else " |"
-                                    for k in BUDGETS))
+            print(
+                f"| {words} |",
+                *(
+                    f"{np.mean(at[k]):.3f} ({min(at[k]):.3f}–{max(at[k]):.3f}, {len(at[k])}) |"
+                    if k in at
+                    else " |"
+                    for k in BUDGETS
+                ),
+            )
         print()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("data", nargs="?", choices=[*SETS, "all"])
     p.add_argument("budget", nargs="?", type=int)
     p.add_argument("--seeds", type=int, default=6)
-    p.add_argument("--units", nargs="*", default=[u for u in UNITS if u != "longer"], choices=list(UNITS))
+    p.add_argument(
+        "--units", nargs="*", default=[u for u in UNITS if u != "longer"], choices=list(UNITS)
+    )
     p.add_argument("--export", action="store_true")
     p.add_argument("--table", action="store_true")
     a = p.parse_args()
     if a.data:
         for n in SETS if a.data == "all" else [a.data]:
-            for k in BUDGETS if a.budget is None else [a.budget]: run(n, k, range(a.seeds), a.units)
-    if a.export: ship(WORK, SHIPPED, STUDY, SETTINGS)
-    if a.table: table()
+            for k in BUDGETS if a.budget is None else [a.budget]:
+                run(n, k, range(a.seeds), a.units)
+    if a.export:
+        ship(WORK, SHIPPED, STUDY, SETTINGS)
+    if a.table:
+        table()

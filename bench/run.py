@@ -1,8 +1,10 @@
-"""Runs the benches and writes bench/results/<machine>.json: versions, machine and one row a measurement.
+"""Runs the benches and writes bench/results/<machine>.json: versions, machine and one row a
+measurement.
 
-    python bench/run.py                  # all of them
-    python bench/run.py neighbours       # some of them; the other rows of the file are kept
+python bench/run.py                  # all of them
+python bench/run.py neighbours       # some of them; the other rows of the file are kept
 """
+
 import importlib
 import json
 import os
@@ -13,19 +15,58 @@ from importlib.metadata import version
 from pathlib import Path
 
 here = Path(__file__).resolve().parent
-BENCHES = ["first_map", "vae_throughput", "neighbours", "live_overhead", "pause", "boosting",
-           "query", "ledger", "workers", "study_speed", "stopping", "labels",
-           "agents", "signed_distance", "pairs", "dense_vs_patch", "labelling", "growth", "block_memory", "blockwise"]
+BENCHES = [
+    "first_map",
+    "vae_throughput",
+    "neighbours",
+    "live_overhead",
+    "pause",
+    "boosting",
+    "query",
+    "ledger",
+    "workers",
+    "study_speed",
+    "stopping",
+    "labels",
+    "agents",
+    "signed_distance",
+    "pairs",
+    "dense_vs_patch",
+    "labelling",
+    "growth",
+    "block_memory",
+    "blockwise",
+]
 KEYS = ("name", "ours", "peer", "unit", "ratio", "low", "high", "n", "note")
 
 
 def machine() -> dict:
     "What the figures were measured on"
     import torch
-    model = next((ln.split(":")[1].strip() for ln in Path("/proc/cpuinfo").read_text().splitlines()
-                  if ln.startswith("model name")), platform.processor()) if Path("/proc/cpuinfo").exists() else ""
-    name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"{os.cpu_count()}-core {model or 'cpu'}"
-    return {"name": name, "system": platform.system(), "cores": os.cpu_count(), "python": platform.python_version()}
+
+    model = (
+        next(
+            (
+                ln.split(":")[1].strip()
+                for ln in Path("/proc/cpuinfo").read_text().splitlines()
+                if ln.startswith("model name")
+            ),
+            platform.processor(),
+        )
+        if Path("/proc/cpuinfo").exists()
+        else ""
+    )
+    name = (
+        torch.cuda.get_device_name(0)
+        if torch.cuda.is_available()
+        else f"{os.cpu_count()}-core {model or 'cpu'}"
+    )
+    return {
+        "name": name,
+        "system": platform.system(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
 
 
 def slug(text: str) -> str:
@@ -46,11 +87,17 @@ def main(names: list[str]) -> int:
         t = time.time()
         for row in importlib.import_module(name).rows():
             rows[row["name"]] = {k: row.get(k) for k in KEYS}
-            show = "  ".join(f"{k}={row.get(k):.4g}" if isinstance(row.get(k), float) else f"{k}={row.get(k)}"
-                             for k in KEYS if row.get(k) is not None)
+            show = "  ".join(
+                f"{k}={row.get(k):.4g}" if isinstance(row.get(k), float) else f"{k}={row.get(k)}"
+                for k in KEYS
+                if row.get(k) is not None
+            )
             print(show, flush=True)
         print(f"# {name}: {time.time() - t:.0f} s", flush=True)
-        versions = {p: version(p) for p in ("deffi_lab", "torch", "numpy", "scikit-learn", "jupyterlab", "anywidget")}
+        versions = {
+            p: version(p)
+            for p in ("deffi_lab", "torch", "numpy", "scikit-learn", "jupyterlab", "anywidget")
+        }
         doc = {"machine": about, "versions": versions, "rows": list(rows.values())}
         part = path.with_suffix(".part")
         part.write_text(json.dumps(doc, indent=1) + "\n")

@@ -1,17 +1,20 @@
-"""What it costs to follow the advice to stop: MNIST, 20 seeds, a linear classifier on the shipped VAE's latents.
+"""What it costs to follow the advice to stop: MNIST, 20 seeds, a linear classifier on the shipped
+VAE's latents.
 
-50 random labels a round up to 3,000; the stop set is 1,000 images that are never labelled. Best is the smallest
+50 random labels a round up to 3,000; the stop set is 1,000 images that are never labelled. Best is
+the smallest
 budget within half a percent of the run's last accuracy.
 """
+
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from deffi_lab.core import make_generator
+from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist
-from deffi_lab.methods.stopping import Stopper, StoppingKnobs, regret
+from deffi_lab.methods.selection.stopping import Stopper, StoppingKnobs, regret
 from deffi_lab.nets.vae import latents, reference_vae
-from deffi_lab.study.efficiency import interval
+from deffi_lab.study.curves import interval
 
 SEEDS, BUDGETS = 20, list(range(50, 3001, 50))
 
@@ -33,7 +36,7 @@ def runs():
 
 def rows():
     "Regret in labels of kappa at 0.99 (the published threshold) and 0.98, against never stopping"
-    found = {.99: [], .98: []}
+    found = {0.99: [], 0.98: []}
     for outs, acc in runs():
         for agreement, into in found.items():
             s = Stopper(StoppingKnobs(agreement=agreement))
@@ -43,13 +46,24 @@ def rows():
         ours, never = np.array([r.labels for r, _ in pairs]), np.array([r.labels for _, r in pairs])
         low, high = interval(np.abs(ours))
         saved, lost = np.mean([r.saved for r, _ in pairs]), np.mean([r.accuracy for r, _ in pairs])
-        name = "stopping_regret" if agreement == .99 else f"stopping_regret_{agreement}"
-        yield dict(name=name, ours=float(np.abs(ours).mean()), peer=float(never.mean()), unit="labels off the best point",
-                   ratio=float(never.mean() / max(np.abs(ours).mean(), 1e-9)), low=low, high=high, n=len(pairs),
-                   note=f"mean {ours.mean():+.0f} labels against best, {saved:.0f} of {BUDGETS[-1]} saved, accuracy lost "
-                        f"{lost:.4f}, advice in {sum(r.advised for r, _ in pairs)} of {len(pairs)}; low..high of ours; "
-                        "peer: never stopping")
+        name = "stopping_regret" if agreement == 0.99 else f"stopping_regret_{agreement}"
+        yield dict(
+            name=name,
+            ours=float(np.abs(ours).mean()),
+            peer=float(never.mean()),
+            unit="labels off the best point",
+            ratio=float(never.mean() / max(np.abs(ours).mean(), 1e-9)),
+            low=low,
+            high=high,
+            n=len(pairs),
+            note=f"mean {ours.mean():+.0f} labels against best, {saved:.0f} of {BUDGETS[-1]} "
+            f"saved, accuracy lost "
+            f"{lost:.4f}, advice in {sum(r.advised for r, _ in pairs)} of {len(pairs)}; "
+            f"low..high of ours; "
+            "peer: never stopping",
+        )
 
 
 if __name__ == "__main__":
-    for row in rows(): print(row)
+    for row in rows():
+        print(row)

@@ -1,10 +1,15 @@
-"""The same study, by this library and as one writes it with scikit-activeml: seconds, and the accuracy of both.
+"""The same study, by this library and as one writes it with scikit-activeml: seconds, and the
+accuracy of both.
 
-Three methods (random, margin, entropy) on MNIST: pool of 20,000, one network (`Target`), 300 minibatches of 64, AdamW with
-a cosine, shifts of two pixels, dropout 0.1. The peer is the cycle of scikit-activeml's tutorials around its
-SkorchClassifier, seed after seed, in one process. Both sides run the same part of the study (`SEEDS` x `BUDGETS`); the whole
+Three methods (random, margin, entropy) on MNIST: pool of 20,000, one network (`Target`), 300
+minibatches of 64, AdamW with
+a cosine, shifts of two pixels, dropout 0.1. The peer is the cycle of scikit-activeml's tutorials
+around its
+SkorchClassifier, seed after seed, in one process. Both sides run the same part of the study
+(`SEEDS` x `BUDGETS`); the whole
 one (20 seeds x 10 budgets) is the same rounds more often.
 """
+
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -16,65 +21,101 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from deffi_lab.core import make_generator
+from deffi_lab.core.ledger import Ledger
+from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist
-from deffi_lab.ledger import Ledger
-from deffi_lab.methods.walk import Target
+from deffi_lab.methods.selection.walk import Target
 from deffi_lab.nets.classify import shift, train_classifier
 from deffi_lab.nets.ensemble import Ensemble, train_ensemble
 from deffi_lab.study.protocol import FairRound, Recipe, chance, world
 from deffi_lab.study.sweep import Sweep, tasks
 
-RECIPE, BUDGETS, METHODS = Recipe(pool=20_000, steps=300), (20, 100, 300, 1000), ("random", "margin", "entropy")
-SEEDS, PEER_SEEDS = 20, 2          # each of ours counts for as much as one of theirs
+RECIPE, BUDGETS, METHODS = (
+    Recipe(pool=20_000, steps=300),
+    (20, 100, 300, 1000),
+    ("random", "margin", "entropy"),
+)
+SEEDS, PEER_SEEDS = 20, 2  # each of ours counts for as much as one of theirs
 
 
 class PeerNet(Target):
     "`Target` with the recipe's shifts and dropout inside, as a wrapper of classifiers needs it"
+
     def forward(self, x):
-        if self.training: x = shift(x)
+        if self.training:
+            x = shift(x)
         return self.head(F.dropout(self.features(x), RECIPE.dropout, self.training))
 
 
 def peer_classifier(seed: int):
-    "scikit-activeml's wrapper around the same network, optimiser, schedule and number of minibatches"
-    try: from skactiveml.classifier import SkorchClassifier
-    except ImportError as e: raise ImportError("this bench needs: pip install deffi_lab[active] skorch") from e
+    """scikit-activeml's wrapper around the same network,
+    optimiser, schedule and number of minibatches"""
+    try:
+        from skactiveml.classifier import SkorchClassifier
+    except ImportError as e:
+        raise ImportError("this bench needs: pip install deffi_lab[active] skorch") from e
     from skorch.callbacks import LRScheduler
     from torch.utils.data import DataLoader, RandomSampler
 
     def batches(dataset, batch_size, **_):
-        if seed_of["training"]: return DataLoader(dataset, batch_size, sampler=RandomSampler(
-            dataset, replacement=True, num_samples=RECIPE.steps * batch_size))
+        if seed_of["training"]:
+            return DataLoader(
+                dataset,
+                batch_size,
+                sampler=RandomSampler(
+                    dataset, replacement=True, num_samples=RECIPE.steps * batch_size
+                ),
+            )
         return DataLoader(dataset, batch_size)
 
     seed_of = {"training": True}
-    cosine = LRScheduler(policy=torch.optim.lr_scheduler.CosineAnnealingLR, T_max=RECIPE.steps, step_every="batch")
-    how = dict(max_epochs=1, train_split=None, verbose=0, batch_size=RECIPE.batch, optimizer=torch.optim.AdamW,
-               lr=RECIPE.lr, optimizer__weight_decay=1e-4, iterator_train=batches, iterator_valid=DataLoader,
-               iterator_valid__batch_size=1000, callbacks=[cosine])
-    return SkorchClassifier(PeerNet, neural_net_param_dict=how, classes=list(range(10)), random_state=seed)
+    cosine = LRScheduler(
+        policy=torch.optim.lr_scheduler.CosineAnnealingLR, T_max=RECIPE.steps, step_every="batch"
+    )
+    how = dict(
+        max_epochs=1,
+        train_split=None,
+        verbose=0,
+        batch_size=RECIPE.batch,
+        optimizer=torch.optim.AdamW,
+        lr=RECIPE.lr,
+        optimizer__weight_decay=1e-4,
+        iterator_train=batches,
+        iterator_valid=DataLoader,
+        iterator_valid__batch_size=1000,
+        callbacks=[cosine],
+    )
+    return SkorchClassifier(
+        PeerNet, neural_net_param_dict=how, classes=list(range(10)), random_state=seed
+    )
 
 
 def peer_run(method: str, seed: int) -> list[float]:
     "One run of the usual cycle: fit, measure, query, label; returns its accuracies"
     from skactiveml.pool import RandomSampling, UncertaintySampling
     from skactiveml.utils import MISSING_LABEL
+
     data = mnist()
-    i = torch.randperm(60_000, generator=make_generator(seed))[:RECIPE.pool]
+    i = torch.randperm(60_000, generator=make_generator(seed))[: RECIPE.pool]
     x, truth = (data.x[i].float() / 255).numpy(), data.y[i].numpy().astype(float)
     x_test, y_test = (data.x_test.float() / 255).numpy(), data.y_test.numpy()
     y = np.full(len(x), MISSING_LABEL)
-    start = torch.randperm(len(x), generator=chance("start", seed))[:BUDGETS[0]].numpy()
+    start = torch.randperm(len(x), generator=chance("start", seed))[: BUDGETS[0]].numpy()
     y[start] = truth[start]
-    strategy = RandomSampling(random_state=seed) if method == "random" else UncertaintySampling(
-        method={"margin": "margin_sampling", "entropy": "entropy"}[method], random_state=seed)
+    strategy = (
+        RandomSampling(random_state=seed)
+        if method == "random"
+        else UncertaintySampling(
+            method={"margin": "margin_sampling", "entropy": "entropy"}[method], random_state=seed
+        )
+    )
     out = []
     for n, goal in zip(BUDGETS, (*BUDGETS[1:], None)):
         torch.manual_seed(seed)
         clf = peer_classifier(seed).fit(x, y)
         out.append(float((clf.predict(x_test) == y_test).mean()))
-        if goal is None: break
+        if goal is None:
+            break
         more = dict(clf=clf, fit_clf=False) if method != "random" else {}
         flat = x if method != "random" else x.reshape(len(x), -1)
         picks = strategy.query(X=flat, y=y, batch_size=goal - n, **more)
@@ -88,15 +129,19 @@ def alone() -> None:
 
 
 def nothing(_: int) -> int:
-    time.sleep(.2)
+    time.sleep(0.2)
     return 0
 
 
 def ours() -> tuple[float, dict]:
-    "Seconds of our study with two worker processes that are up, and the final accuracies of each method"
+    """Seconds of our study with two worker processes
+    that are up, and the final accuracies of each method"""
     plan = tasks(["mnist"], METHODS, BUDGETS, seeds=range(SEEDS), group=10)
-    with TemporaryDirectory() as folder, Ledger(Path(folder) / "l", "speed") as ledger, \
-            ProcessPoolExecutor(2, get_context("spawn"), alone) as executor:
+    with (
+        TemporaryDirectory() as folder,
+        Ledger(Path(folder) / "l", "speed") as ledger,
+        ProcessPoolExecutor(2, get_context("spawn"), alone) as executor,
+    ):
         list(executor.map(nothing, range(4)))
         t = time.perf_counter()
         Sweep(FairRound(RECIPE, "cpu"), plan, ledger).run(executor, progress=False)
@@ -115,54 +160,91 @@ def ensemble_rows(members: int = 10, steps: int = 60) -> list[dict]:
 
     def one_by_one():
         for net, a, b, r in zip(made(), x, y, g()):
-            for _ in train_classifier(net, a, b, steps=steps, lr=1e-2, generator=r, chunk=steps): pass
+            for _ in train_classifier(net, a, b, steps=steps, lr=1e-2, generator=r, chunk=steps):
+                pass
 
     def joined():
-        for _ in train_ensemble(Ensemble(made()), x, y, g(), steps=steps): pass
+        for _ in train_ensemble(Ensemble(made()), x, y, g(), steps=steps):
+            pass
 
     def mapped():
         from torch.func import functional_call, stack_module_state, vmap
+
         p, b = stack_module_state(made())
-        p, base, r = {k: v.detach().requires_grad_() for k, v in p.items()}, Target().to("meta").train(), g()
+        p, base, r = (
+            {k: v.detach().requires_grad_() for k, v in p.items()},
+            Target().to("meta").train(),
+            g(),
+        )
         opt = torch.optim.AdamW(p.values(), lr=1e-2, weight_decay=1e-4, fused=True)
         loss = lambda p, b, x, y: F.cross_entropy(functional_call(base, (p, b), (x,)), y)
         for _ in range(steps):
             i = [torch.randint(len(a), (64,), generator=k) for a, k in zip(x, r)]
             xs = torch.stack([shift(a[j].float() / 255, k) for a, j, k in zip(x, i, r)])
-            opt.zero_grad(); vmap(loss)(p, b, xs, torch.stack([b_[j] for b_, j in zip(y, i)])).sum().backward(); opt.step()
+            opt.zero_grad()
+            vmap(loss)(p, b, xs, torch.stack([b_[j] for b_, j in zip(y, i)])).sum().backward()
+            opt.step()
 
     spent = {f: [] for f in (one_by_one, joined, mapped)}
     for k in range(6):
         for f, into in spent.items():
             t = time.process_time()
             f()
-            if k: into.append(time.process_time() - t)
+            if k:
+                into.append(time.process_time() - t)
     out = []
     for name, peer in (("ensemble_speed", one_by_one), ("ensemble_vs_vmap", mapped)):
         r = np.array(spent[peer]) / np.array(spent[joined])
-        out.append({"name": name, "ours": float(np.median(spent[joined])) / members, "unit": "s a net",
-                    "peer": float(np.median(spent[peer])) / members, "ratio": float(np.median(r)), "low": float(r.min()),
-                    "high": float(r.max()), "n": len(r), "note": f"{members} nets, {steps} minibatches of 64, 1 thread"})
+        out.append(
+            {
+                "name": name,
+                "ours": float(np.median(spent[joined])) / members,
+                "unit": "s a net",
+                "peer": float(np.median(spent[peer])) / members,
+                "ratio": float(np.median(r)),
+                "low": float(r.min()),
+                "high": float(r.max()),
+                "n": len(r),
+                "note": f"{members} nets, {steps} minibatches of 64, 1 thread",
+            }
+        )
     return out
 
 
 def rows() -> list[dict]:
     "One row for the study, two for the ensemble"
     seconds, reached = ours()
-    torch.set_num_threads(os.cpu_count() or 1)          # one process with all cores: what one gets by default
+    torch.set_num_threads(
+        os.cpu_count() or 1
+    )  # one process with all cores: what one gets by default
     mnist()
     t = time.perf_counter()
     theirs = {m: np.array([peer_run(m, s)[-1] for s in range(PEER_SEEDS)]) for m in METHODS}
     peer = (time.perf_counter() - t) / PEER_SEEDS * SEEDS
     torch.set_num_threads(1)
-    said = "; ".join(f"{m} {reached[m].mean():.3f} +-{2.09 * reached[m].std(ddof=1) / SEEDS ** .5:.3f} and "
-                     f"{theirs[m].mean():.3f} ({theirs[m].min():.3f}..{theirs[m].max():.3f})" for m in METHODS)
+    said = "; ".join(
+        f"{m} {reached[m].mean():.3f} +-{2.09 * reached[m].std(ddof=1) / SEEDS**0.5:.3f} and "
+        f"{theirs[m].mean():.3f} ({theirs[m].min():.3f}..{theirs[m].max():.3f})"
+        for m in METHODS
+    )
     points = len(METHODS) * len(BUDGETS) * SEEDS
-    return [{"name": "study_speed", "ours": seconds / points, "peer": peer / points, "unit": "s a point",
-             "ratio": peer / seconds, "n": points,
-             "note": f"per point, {SEEDS} seeds x {len(BUDGETS)} budgets of ours (two processes) against {PEER_SEEDS} seeds of "
-                     f"theirs (one process, {os.cpu_count()} threads); accuracy at 1,000 labels, ours and theirs: {said}"}, *ensemble_rows()]
+    return [
+        {
+            "name": "study_speed",
+            "ours": seconds / points,
+            "peer": peer / points,
+            "unit": "s a point",
+            "ratio": peer / seconds,
+            "n": points,
+            "note": f"per point, {SEEDS} seeds x {len(BUDGETS)} budgets of ours (two processes) "
+            f"against {PEER_SEEDS} seeds of "
+            f"theirs (one process, {os.cpu_count()} threads); accuracy at 1,000 labels, ours and "
+            f"theirs: {said}",
+        },
+        *ensemble_rows(),
+    ]
 
 
 if __name__ == "__main__":
-    for row in rows(): print(row)
+    for row in rows():
+        print(row)

@@ -1,8 +1,11 @@
-"""Two workers against one on independent runs, what an executor costs a round, and where 1,000 workers would wait.
+"""Two workers against one on independent runs, what an executor costs a round, and where 1,000
+workers would wait.
 
-The simulation is of one parent that writes the ledger and hands out rounds, as `Sweep` does; its round times are the
+The simulation is of one parent that writes the ledger and hands out rounds, as `Sweep` does; its
+round times are the
 ones just measured, its costs a round too.
 """
+
 import heapq
 import os
 import statistics
@@ -17,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deffi_lab.core import make_generator
+from deffi_lab.core.ledger import Ledger, Point
+from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist
-from deffi_lab.ledger import Ledger, Point
 from deffi_lab.nets.classify import SmallCNN, accuracy, train_classifier
 from deffi_lab.study.sweep import Sweep, Task, call, tasks
 
@@ -41,18 +44,30 @@ def train(task: Task, last: list) -> list:
     out = []
     for seed in task.seeds:
         began, cpu, g = time.perf_counter(), time.process_time(), make_generator(seed)
-        order = torch.randperm(len(x), generator=g)[:task.budgets[0]]
+        order = torch.randperm(len(x), generator=g)[: task.budgets[0]]
         net = SmallCNN(generator=g)
-        for _ in train_classifier(net, x[order], y[order], steps=150, generator=g): pass
+        for _ in train_classifier(net, x[order], y[order], steps=150, generator=g):
+            pass
         right = accuracy(net, xt, yt)
-        out.append(Point(len(order), right, time.perf_counter() - began, order.numpy(), (),
-                         {"cpu": time.process_time() - cpu}))
+        out.append(
+            Point(
+                len(order),
+                right,
+                time.perf_counter() - began,
+                order.numpy(),
+                (),
+                {"cpu": time.process_time() - cpu},
+            )
+        )
     return out
 
 
 def nothing(task: Task, last: list) -> list:
     "A round that costs nothing and brings back what a real one does"
-    return [Point(task.budgets[0], .5, 0., np.arange(1000), np.arange(100), {"kappa": .5}) for _ in task.seeds]
+    return [
+        Point(task.budgets[0], 0.5, 0.0, np.arange(1000), np.arange(100), {"kappa": 0.5})
+        for _ in task.seeds
+    ]
 
 
 def pool(n: int) -> ProcessPoolExecutor:
@@ -64,13 +79,16 @@ def pool(n: int) -> ProcessPoolExecutor:
 
 def warm(_: int) -> None:
     digits()
-    time.sleep(.1)
+    time.sleep(0.1)
 
 
 def study(round, executor: Executor | None, runs: int) -> tuple[float, dict]:
     "Seconds of a sweep of one-budget runs into a new ledger, and the ledger's columns"
     (here / "cache").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=here / "cache") as folder, Ledger(Path(folder) / "l") as ledger:
+    with (
+        tempfile.TemporaryDirectory(dir=here / "cache") as folder,
+        Ledger(Path(folder) / "l") as ledger,
+    ):
         plan = tasks(["mnist"], ["random"], (500,), seeds=range(runs), group=1)
         report = Sweep(round, plan, ledger).run(executor, progress=False, ahead=AHEAD)
         assert (report.done, report.failed) == (runs, 0), ledger.failures()
@@ -93,12 +111,27 @@ def two_workers(n: int = 5) -> tuple[dict, np.ndarray]:
     mid = {k: statistics.median(v) for k, v in took.items()}
     busy = {k: sum(wall[k]) / (k * sum(took[k])) for k in took}
     core = {k: sum(cpu[k]) / sum(wall[k]) for k in took}
-    note = (f"{RUNS} runs; one and two workers: {statistics.mean(wall[1]):.2f} and {statistics.mean(wall[2]):.2f} s a run, "
-            f"of the processor {statistics.mean(cpu[1]):.2f} and {statistics.mean(cpu[2]):.2f} s; at work "
-            f"{busy[1]:.0%} and {busy[2]:.0%} of the time; had {core[1]:.0%} and {core[2]:.0%} of a core each (the rest: "
-            f"other processes); load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; same numbers; low and high: all")
-    return {"name": "two_workers", "ours": mid[2], "peer": mid[1], "unit": "s", "ratio": statistics.median(ratios),
-            "low": ratios[0], "high": ratios[-1], "n": n, "note": note}, np.array(wall[1])
+    note = (
+        f"{RUNS} runs; one and two workers: {statistics.mean(wall[1]):.2f} and "
+        f"{statistics.mean(wall[2]):.2f} s a run, "
+        f"of the processor {statistics.mean(cpu[1]):.2f} and {statistics.mean(cpu[2]):.2f} s; at "
+        f"work "
+        f"{busy[1]:.0%} and {busy[2]:.0%} of the time; had {core[1]:.0%} and {core[2]:.0%} of a "
+        f"core each (the rest: "
+        f"other processes); load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; same "
+        f"numbers; low and high: all"
+    )
+    return {
+        "name": "two_workers",
+        "ours": mid[2],
+        "peer": mid[1],
+        "unit": "s",
+        "ratio": statistics.median(ratios),
+        "low": ratios[0],
+        "high": ratios[-1],
+        "n": n,
+        "note": note,
+    }, np.array(wall[1])
 
 
 def bare(executor: Executor) -> float:
@@ -107,8 +140,10 @@ def bare(executor: Executor) -> float:
     flying = deque()
     for _ in range(ROUNDS):
         flying.append(executor.submit(call, nothing, task, [None]))
-        if len(flying) >= 2 * AHEAD: flying.popleft().result()
-    while flying: flying.popleft().result()
+        if len(flying) >= 2 * AHEAD:
+            flying.popleft().result()
+    while flying:
+        flying.popleft().result()
     return (time.perf_counter() - t) / ROUNDS
 
 
@@ -118,21 +153,35 @@ def cost(name: str, executor: Executor, n: int = 5) -> dict:
     ratios = sorted(b / a for a, b in got)
     ours, peer = (1e3 * statistics.median(v) for v in zip(*got))
     here_ms = 1e3 * study(nothing, None, ROUNDS)[0] / ROUNDS
-    return {"name": f"round_cost_{name}", "ours": ours, "peer": peer, "unit": "ms", "ratio": statistics.median(ratios),
-            "low": ratios[0], "high": ratios[-1], "n": n,
-            "note": f"{ROUNDS} rounds that do nothing on two workers; ours: sweep with a durable commit a round "
-                    f"({here_ms:.2f} ms without any executor); peer: the bare executor, which keeps nothing; "
-                    "low and high: all"}
+    return {
+        "name": f"round_cost_{name}",
+        "ours": ours,
+        "peer": peer,
+        "unit": "ms",
+        "ratio": statistics.median(ratios),
+        "low": ratios[0],
+        "high": ratios[-1],
+        "n": n,
+        "note": f"{ROUNDS} rounds that do nothing on two workers; ours: sweep with a durable "
+        f"commit a round "
+        f"({here_ms:.2f} ms without any executor); peer: the bare executor, which keeps nothing; "
+        "low and high: all",
+    }
 
 
-def simulate(workers: int, seconds: np.ndarray, parent: float, per_worker: int = 20, seed: int = 0) -> float:
-    """Busy share of `workers` fed by one parent that needs `parent` seconds a round to write and hand out.
+def simulate(
+    workers: int, seconds: np.ndarray, parent: float, per_worker: int = 20, seed: int = 0
+) -> float:
+    """Busy share of `workers` fed by one parent that needs `parent` seconds a round to write and
+    hand out.
 
-    Event by event: a worker that ends starts what waits for it, and its result queues at the parent, which answers
-    each with one more round for that worker. At most `AHEAD` rounds are out for a worker, as in `Sweep`.
+    Event by event: a worker that ends starts what waits for it, and its result queues at the
+    parent, which answers
+    each with one more round for that worker. At most `AHEAD` rounds are out for a worker, as in
+    `Sweep`.
     """
-    g, free = np.random.default_rng(seed), 0.
-    left, done, total, work, end = workers * per_worker, 0, workers * per_worker, 0., 0.
+    g, free = np.random.default_rng(seed), 0.0
+    left, done, total, work, end = workers * per_worker, 0, workers * per_worker, 0.0, 0.0
     waiting, busy, events, number = [0] * workers, [False] * workers, [], 0
 
     def hand(w: int, now: float) -> None:
@@ -147,13 +196,16 @@ def simulate(workers: int, seconds: np.ndarray, parent: float, per_worker: int =
         heapq.heappush(events, (now + length, number, "ended", w))
 
     for _ in range(AHEAD):
-        for w in range(workers): hand(w, 0.)
+        for w in range(workers):
+            hand(w, 0.0)
     while done < total:
         end, _, kind, w = heapq.heappop(events)
         if kind == "ended":
             done, busy[w] = done + 1, False
-            if left: hand(w, end)
-        else: waiting[w] += 1
+            if left:
+                hand(w, end)
+        else:
+            waiting[w] += 1
         if waiting[w] and not busy[w]:
             waiting[w] -= 1
             start(w, end)
@@ -161,29 +213,55 @@ def simulate(workers: int, seconds: np.ndarray, parent: float, per_worker: int =
 
 
 def limit(name: str, seconds: np.ndarray, parent: float) -> dict:
-    "The row of the most workers that are kept busy for 90 % of the time that an ideal parent would keep them"
-    share = {w: simulate(w, seconds, parent) / simulate(w, seconds, 0.) for w in SIZES}
-    good = max((w for w in SIZES if share[w] >= .9), default=0)
-    note = (f"simulated: rounds of {seconds.mean():.2f} s (measured, {len(seconds)} of them), {1e3 * parent:.2f} ms of "
-            f"the parent each: it saturates at {seconds.mean() / parent:.0f} workers; of 20 rounds a worker, first "
-            f"and last included, {share[good]:.0%} of the ideal at {good}, {share[1000]:.0%} at 1,000; 1,000 "
-            f"workers are fed from rounds of {1000 * parent:.1f} s up")
-    return {"name": f"workers_fed_{name}", "ours": float(good), "peer": None, "unit": "workers", "ratio": None,
-            "low": None, "high": None, "n": len(SIZES), "note": note}
+    """The row of the most workers that are kept busy for
+    90 % of the time that an ideal parent would keep them"""
+    share = {w: simulate(w, seconds, parent) / simulate(w, seconds, 0.0) for w in SIZES}
+    good = max((w for w in SIZES if share[w] >= 0.9), default=0)
+    note = (
+        f"simulated: rounds of {seconds.mean():.2f} s (measured, {len(seconds)} of them), "
+        f"{1e3 * parent:.2f} ms of "
+        f"the parent each: it saturates at {seconds.mean() / parent:.0f} workers; of 20 rounds a "
+        f"worker, first "
+        f"and last included, {share[good]:.0%} of the ideal at {good}, {share[1000]:.0%} at "
+        f"1,000; 1,000 "
+        f"workers are fed from rounds of {1000 * parent:.1f} s up"
+    )
+    return {
+        "name": f"workers_fed_{name}",
+        "ours": float(good),
+        "peer": None,
+        "unit": "workers",
+        "ratio": None,
+        "low": None,
+        "high": None,
+        "n": len(SIZES),
+        "note": note,
+    }
 
 
 def rows(n: int = 5) -> list[dict]:
-    "Two workers, the cost of a round by a process pool and by Dask, and how many workers each would feed"
+    """Two workers, the cost of a round by a process pool
+    and by Dask, and how many workers each would feed"""
     first, seconds = two_workers(n)
-    with pool(2) as executor: costs = {"pool": cost("pool", executor, n)}
-    try: from distributed import Client, LocalCluster
-    except ImportError: pass                               # without the extra [dask]
+    with pool(2) as executor:
+        costs = {"pool": cost("pool", executor, n)}
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        pass  # without the extra [dask]
     else:
-        with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster, \
-                Client(cluster) as client: costs["dask"] = cost("dask", client.get_executor(), n)
+        with (
+            LocalCluster(
+                n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            costs["dask"] = cost("dask", client.get_executor(), n)
     return [first, *costs.values(), *(limit(k, seconds, c["ours"] / 1e3) for k, c in costs.items())]
 
 
 if __name__ == "__main__":
-    import workers                                         # so that other processes find its functions by name
-    for r in workers.rows(): print(r)
+    import workers  # so that other processes find its functions by name
+
+    for r in workers.rows():
+        print(r)
