@@ -42,9 +42,11 @@ class Series:
 
     def points(self) -> np.ndarray:
         "Float64 [n 2] of step and value, the newest last"
-        kept = self.data[: self.n]
+        stored = self.data[: self.n]
         return (
-            kept.copy() if self.n and kept[-1, 0] == self.last[0] else np.vstack([kept, self.last])
+            stored.copy()
+            if self.n and stored[-1, 0] == self.last[0]
+            else np.vstack([stored, self.last])
         )
 
 
@@ -94,10 +96,10 @@ class History:
             self._series = {}
             for name, (points, stride, seen) in state.items():
                 s = self._series[name] = Series(self.size)
-                kept = points[: len(s.data)]
-                s.data[: len(kept)], s.n, s.stride, s.seen, s.last = (
-                    kept,
-                    len(kept),
+                stored = points[: len(s.data)]
+                s.data[: len(stored)], s.n, s.stride, s.seen, s.last = (
+                    stored,
+                    len(stored),
                     stride,
                     seen,
                     tuple(points[-1]),

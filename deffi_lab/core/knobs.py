@@ -55,7 +55,7 @@ class KnobSpec:
             raise ValueError(f"{self.name}={value}: a whole number is needed")
         return int(number) if self.kind == "int" else number
 
-
+# %% ../../nbs/core/knobs.ipynb #61d557fd
 def knob(
     default: Any,
     low: float | None = None,
@@ -90,7 +90,7 @@ def knob(
     )
     return field(default=default, metadata={"knob": how})
 
-
+# %% ../../nbs/core/knobs.ipynb #a5a5c7fa
 def knob_specs(knobs: Any) -> list[KnobSpec]:
     """The knobs of a dataclass or of an instance of one,
     in order; fields made without `knob` are left out"""

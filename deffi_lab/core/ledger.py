@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .patch import patch
 from .store import StoreError
 
 # %% ../../nbs/core/ledger.ipynb #38846337
@@ -102,7 +103,7 @@ class Ledger:
         if not self.path.parent.is_dir():
             raise LedgerError(f"{self.path.parent}: no such folder; make it first")
         self._inspect()
-        with self._told():
+        with self._translated():
             still = readonly and not any(
                 Path(f"{self.path}-{end}").exists() for end in ("wal", "journal")
             )
@@ -124,269 +125,6 @@ class Ledger:
         if settings is not None:
             self._settle(json.loads(json.dumps(settings, sort_keys=True)))
 
-    def _inspect(self) -> None:
-        "Refuses what is not a ledger before SQLite may touch it"
-        if not self.path.exists():
-            if self.readonly:
-                raise LedgerError(f"{self.path}: no such file; run a study first")
-            return
-        if not self.path.is_file():
-            raise LedgerError(f"{self.path}: not a file; name another")
-        head = self.path.open("rb").read(100)
-        if not head:
-            return
-        if head[:16] != b"SQLite format 3\0" or len(head) < 100:
-            raise LedgerError(
-                f"{self.path}: not a ledger, or a damaged one; it was left as it is, name "
-                f"another file"
-            )
-        page, pages = int.from_bytes(head[16:18], "big"), int.from_bytes(head[28:32], "big")
-        page = 65536 if page == 1 else page  # two bytes hold no more
-        if not Path(f"{self.path}-wal").exists() and os.path.getsize(self.path) < page * pages:
-            raise LedgerError(
-                f"{self.path}: cut off after {os.path.getsize(self.path)} of {page * pages} bytes; "
-                "it was left as it is, take a copy or name another file"
-            )
-        kind, version = int.from_bytes(head[68:72], "big"), int.from_bytes(head[60:64], "big")
-        if kind not in (APPLICATION, 0) or (kind == 0 and version):
-            raise LedgerError(
-                f"{self.path}: a database of something else; it was left as it is, name another "
-                f"file"
-            )
-        if kind == APPLICATION and version > SCHEMA:
-            raise LedgerError(
-                f"{self.path}: schema {version}, this deffi_lab knows {SCHEMA}; install a newer one"
-            )
-
-    def _open(self) -> None:
-        "Checks the file, or makes its tables in one transaction"
-        db = self._db
-        db.execute("PRAGMA busy_timeout=60000")
-        if self.readonly:
-            db.execute("PRAGMA query_only=1")
-            db.execute("SELECT count(*) FROM studies").fetchone()
-            return
-        tables = {r[0] for r in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
-        if tables and not {"studies", "points", "failures"} <= tables:
-            raise LedgerError(
-                f"{self.path}: a database of something else; it was left as it is, name another "
-                f"file"
-            )
-        if tables and db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise LedgerError(
-                f"{self.path}: damaged; it was left as it is, take a copy or name another file"
-            )
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        with self._change():
-            if db.execute("SELECT count(*) FROM sqlite_master WHERE name='points'").fetchone()[0]:
-                return
-            db.execute(f"PRAGMA application_id={APPLICATION}")
-            db.execute(f"PRAGMA user_version={SCHEMA}")
-            for statement in TABLES.split(";\n"):
-                if statement.strip():
-                    db.execute(statement)
-
-    def _settle(self, settings: dict) -> None:
-        "Keeps the settings of a new study; refuses others for an old one"
-        with self._told():
-            if not self.readonly:
-                self._db.execute(
-                    "INSERT OR IGNORE INTO studies VALUES (?, ?)",
-                    (self.study, json.dumps(settings)),
-                )
-            got = self._db.execute(
-                "SELECT settings FROM studies WHERE name=?", (self.study,)
-            ).fetchone()
-        old = json.loads(got[0]) if got else {}
-        for k in sorted(set(old) | set(settings)):
-            if old.get(k) != settings.get(k):
-                self.close()
-                raise LedgerError(
-                    f"{self.path}: study {self.study!r} was made with {k}={old.get(k)!r}, "
-                    f"not {settings.get(k)!r}; give the study another name, or the old settings"
-                )
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        "SQLite's errors in our words"
-        try:
-            yield
-        except sqlite3.Error as e:
-            raise LedgerError(
-                f"{self.path}: {e}; nothing was changed (disk full, file damaged or locked?)"
-            ) from e
-
-    @contextmanager
-    def _change(self) -> Iterator[None]:
-        "One transaction: all of it on disk at its end, or nothing"
-        if self.readonly:
-            raise LedgerError(f"{self.path}: opened to be read; open it without readonly=True")
-        with self._told():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    def _of(self, key: Key) -> tuple:
-        return self.study, key.data, key.method, int(key.query), int(key.seed)
-
-    def add(self, key: Key, point: Point) -> None:
-        "Keeps one point; on disk when this returns"
-        self.add_many([(key, point)])
-
-    def add_many(self, rows: Sequence[tuple[Key, Point]]) -> None:
-        """Keeps points in one transaction; LedgerError
-        where one is there already with another result"""
-        with self._change():
-            for key, point in rows:
-                of, row = self._of(key), point.row()
-                new = self._db.execute(
-                    "INSERT OR IGNORE INTO points VALUES (?,?,?,?,?,?,?,?,?,?,?)", (*of, *row)
-                )
-                self._db.execute(f"DELETE FROM failures WHERE {WHERE} AND labels=?", (*of, row[0]))
-                if new.rowcount:
-                    continue
-                old = self._one(of, row[0])
-                if old != point:
-                    raise LedgerError(
-                        f"{key} at {row[0]} labels: {old.value} is in the ledger, {row[1]} came "
-                        f"now; "
-                        "the same words must give the same numbers: name another study"
-                    )
-
-    def _one(self, of: tuple, labels: int) -> Point:
-        return self._points(f"WHERE {WHERE} AND labels=?", (*of, labels))[0]
-
-    def _points(self, where: str, values: tuple) -> list[Point]:
-        ints = lambda blob: np.frombuffer(blob, "<i4").astype(np.int32)
-        with self._told():
-            rows = self._db.execute(
-                f"SELECT labels, value, seconds, picks, next, told FROM points {where} "
-                "ORDER BY labels",
-                values,
-            ).fetchall()
-        return [
-            Point(n, float("nan") if v is None else v, s, ints(o), ints(x), json.loads(t))
-            for n, v, s, o, x, t in rows
-        ]
-
-    def points(self, key: Key) -> list[Point]:
-        "The points of a run, fewest labels first"
-        return self._points(f"WHERE {WHERE}", self._of(key))
-
-    def last(self, key: Key) -> Point | None:
-        "The point with the most labels; None where there is none"
-        found = self._points(
-            f"WHERE {WHERE} AND labels=(SELECT max(labels) FROM points WHERE {WHERE})",
-            self._of(key) * 2,
-        )
-        return found[0] if found else None
-
-    def keys(self) -> list[Key]:
-        "All runs with at least one point"
-        with self._told():
-            return sorted(
-                Key(*r)
-                for r in self._db.execute(
-                    "SELECT DISTINCT data, method, query, seed FROM points WHERE study=?",
-                    (self.study,),
-                )
-            )
-
-    def __len__(self) -> int:
-        with self._told():
-            return self._db.execute(
-                "SELECT count(*) FROM points WHERE study=?", (self.study,)
-            ).fetchone()[0]
-
-    def fail(self, key: Key, labels: int, error: str) -> None:
-        "Keeps why a run has no point at `labels`"
-        with self._change():
-            self._db.execute(
-                "INSERT OR REPLACE INTO failures VALUES (?,?,?,?,?,?,?)",
-                (*self._of(key), labels, error),
-            )
-
-    def failures(self) -> list[tuple[Key, int, str]]:
-        "Runs that raised: key, labels, traceback"
-        with self._told():
-            return [
-                (Key(*r[:4]), r[4], r[5])
-                for r in self._db.execute(
-                    "SELECT data, method, query, seed, labels, error FROM failures WHERE study=? "
-                    "ORDER BY data, method, query, seed, labels",
-                    (self.study,),
-                )
-            ]
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Columns data, method, query, seed, labels, value,
-        seconds, and one for each number told (nan: not told)"""
-        names = ("data", "method", "query", "seed", "labels", "value", "seconds")
-        with self._told():
-            rows = self._db.execute(
-                f"SELECT {', '.join(names)}, told FROM points WHERE study=? ORDER BY "
-                "data, method, query, seed, labels",
-                (self.study,),
-            ).fetchall()
-        kinds = dict(
-            data=str, method=str, query=int, seed=int, labels=int, value=float, seconds=float
-        )
-        out = {
-            k: np.array([np.nan if r[i] is None else r[i] for r in rows], kinds[k])
-            for i, k in enumerate(names)
-        }
-        told = [json.loads(r[-1]) for r in rows]
-        numbers = {k for t in told for k, v in t.items() if isinstance(v, int | float)} - set(names)
-        return out | {k: np.array([t.get(k, np.nan) for t in told], float) for k in sorted(numbers)}
-
-    def to_frame(self) -> Any:
-        "`columns` as a pandas DataFrame; ImportError says how to get pandas"
-        try:
-            from pandas import DataFrame
-        except ImportError as e:
-            raise ImportError("pandas is missing: pip install pandas, or use columns()") from e
-        return DataFrame(self.columns())
-
-    def export(self, path: Path | str, told: Sequence[str] | None = None) -> Path:
-        """A small copy for committing: no lists of labels, of
-        what was told only the names given (None: all numbers)"""
-        path = Path(path)
-        if path.exists():
-            raise LedgerError(f"{path}: is there already; remove it or name another")
-        part = path.with_name(path.name + ".part")
-        part.unlink(missing_ok=True)
-        with Ledger(part) as copy:
-            for name, settings in self._db.execute(
-                "SELECT name, settings FROM studies ORDER BY name"
-            ).fetchall():
-                copy._db.execute("INSERT INTO studies VALUES (?, ?)", (name, settings))
-            copy._db.execute("BEGIN")
-            for *row, text in self._db.execute(
-                "SELECT study, data, method, query, seed, labels, value, seconds, told "
-                "FROM points ORDER BY study, data, method, query, seed, labels"
-            ):
-                kept = {
-                    k: round(v, 5) if isinstance(v, float) else v
-                    for k, v in json.loads(text).items()
-                    if (isinstance(v, int | float) if told is None else k in told)
-                }
-                copy._db.execute(
-                    "INSERT INTO points VALUES (?,?,?,?,?,?,?,round(?,2),x'',x'',?)",
-                    (*row, json.dumps(kept, separators=(",", ":"))),
-                )
-            for row in self._db.execute("SELECT * FROM failures"):
-                copy._db.execute("INSERT INTO failures VALUES (?,?,?,?,?,?,?)", row)
-            copy._db.execute("COMMIT")
-            copy._db.execute("PRAGMA journal_mode=DELETE")
-            copy._db.execute("VACUUM")
-        os.replace(part, path)
-        return path
-
     def close(self) -> None:
         "Ends the use of the file"
         self._db.close()
@@ -396,3 +134,298 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+# %% ../../nbs/core/ledger.ipynb #833e55c3
+@patch
+@contextmanager
+def _translated(self: Ledger) -> Iterator[None]:
+    "Turns an error of SQLite into a `LedgerError` that names the file"
+    try:
+        yield
+    except sqlite3.Error as e:
+        raise LedgerError(
+            f"{self.path}: {e}; nothing was changed (disk full, file damaged or locked?)"
+        ) from e
+
+
+@patch
+@contextmanager
+def _change(self: Ledger) -> Iterator[None]:
+    "One transaction: all of it on disk at its end, or nothing"
+    if self.readonly:
+        raise LedgerError(f"{self.path}: opened to be read; open it without readonly=True")
+    with self._translated():
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+# %% ../../nbs/core/ledger.ipynb #60e8e154
+@patch
+def _inspect(self: Ledger) -> None:
+    "Refuses what is not a ledger before SQLite may touch it"
+    if not self.path.exists():
+        if self.readonly:
+            raise LedgerError(f"{self.path}: no such file; run a study first")
+        return
+    if not self.path.is_file():
+        raise LedgerError(f"{self.path}: not a file; name another")
+    head = self.path.open("rb").read(100)
+    if not head:
+        return
+    if head[:16] != b"SQLite format 3\0" or len(head) < 100:
+        raise LedgerError(
+            f"{self.path}: not a ledger, or a damaged one; it was left as it is, name another file"
+        )
+    page, pages = int.from_bytes(head[16:18], "big"), int.from_bytes(head[28:32], "big")
+    page = 65536 if page == 1 else page  # two bytes hold no more
+    if not Path(f"{self.path}-wal").exists() and os.path.getsize(self.path) < page * pages:
+        raise LedgerError(
+            f"{self.path}: cut off after {os.path.getsize(self.path)} of {page * pages} bytes; "
+            "it was left as it is, take a copy or name another file"
+        )
+    kind, version = int.from_bytes(head[68:72], "big"), int.from_bytes(head[60:64], "big")
+    if kind not in (APPLICATION, 0) or (kind == 0 and version):
+        raise LedgerError(
+            f"{self.path}: a database of something else; it was left as it is, name another file"
+        )
+    if kind == APPLICATION and version > SCHEMA:
+        raise LedgerError(
+            f"{self.path}: schema {version}, this deffi_lab knows {SCHEMA}; install a newer one"
+        )
+
+# %% ../../nbs/core/ledger.ipynb #c695434c
+@patch
+def _open(self: Ledger) -> None:
+    "Checks the file, or makes its tables in one transaction"
+    db = self._db
+    db.execute("PRAGMA busy_timeout=60000")
+    if self.readonly:
+        db.execute("PRAGMA query_only=1")
+        db.execute("SELECT count(*) FROM studies").fetchone()
+        return
+    tables = {r[0] for r in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+    if tables and not {"studies", "points", "failures"} <= tables:
+        raise LedgerError(
+            f"{self.path}: a database of something else; it was left as it is, name another file"
+        )
+    if tables and db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise LedgerError(
+            f"{self.path}: damaged; it was left as it is, take a copy or name another file"
+        )
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    with self._change():
+        if db.execute("SELECT count(*) FROM sqlite_master WHERE name='points'").fetchone()[0]:
+            return
+        db.execute(f"PRAGMA application_id={APPLICATION}")
+        db.execute(f"PRAGMA user_version={SCHEMA}")
+        for statement in TABLES.split(";\n"):
+            if statement.strip():
+                db.execute(statement)
+
+# %% ../../nbs/core/ledger.ipynb #ddecbf6d
+@patch
+def _settle(self: Ledger, settings: dict) -> None:
+    "Keeps the settings of a new study; refuses others for an old one"
+    with self._translated():
+        if not self.readonly:
+            self._db.execute(
+                "INSERT OR IGNORE INTO studies VALUES (?, ?)",
+                (self.study, json.dumps(settings)),
+            )
+        got = self._db.execute(
+            "SELECT settings FROM studies WHERE name=?", (self.study,)
+        ).fetchone()
+    old = json.loads(got[0]) if got else {}
+    for k in sorted(set(old) | set(settings)):
+        if old.get(k) != settings.get(k):
+            self.close()
+            raise LedgerError(
+                f"{self.path}: study {self.study!r} was made with {k}={old.get(k)!r}, "
+                f"not {settings.get(k)!r}; give the study another name, or the old settings"
+            )
+
+# %% ../../nbs/core/ledger.ipynb #ecfcc282
+@patch
+def _of(self: Ledger, key: Key) -> tuple:
+    return self.study, key.data, key.method, int(key.query), int(key.seed)
+
+
+@patch
+def add(self: Ledger, key: Key, point: Point) -> None:
+    "Keeps one point; on disk when this returns"
+    self.add_many([(key, point)])
+
+
+@patch
+def add_many(self: Ledger, rows: Sequence[tuple[Key, Point]]) -> None:
+    """Keeps points in one transaction; LedgerError
+    where one is there already with another result"""
+    with self._change():
+        for key, point in rows:
+            of, row = self._of(key), point.row()
+            new = self._db.execute(
+                "INSERT OR IGNORE INTO points VALUES (?,?,?,?,?,?,?,?,?,?,?)", (*of, *row)
+            )
+            self._db.execute(f"DELETE FROM failures WHERE {WHERE} AND labels=?", (*of, row[0]))
+            if new.rowcount:
+                continue
+            old = self._one(of, row[0])
+            if old != point:
+                raise LedgerError(
+                    f"{key} at {row[0]} labels: {old.value} is in the ledger, {row[1]} came "
+                    f"now; "
+                    "the same words must give the same numbers: name another study"
+                )
+
+
+@patch
+def _one(self: Ledger, of: tuple, labels: int) -> Point:
+    return self._points(f"WHERE {WHERE} AND labels=?", (*of, labels))[0]
+
+# %% ../../nbs/core/ledger.ipynb #b82722d5
+@patch
+def fail(self: Ledger, key: Key, labels: int, error: str) -> None:
+    "Keeps why a run has no point at `labels`"
+    with self._change():
+        self._db.execute(
+            "INSERT OR REPLACE INTO failures VALUES (?,?,?,?,?,?,?)",
+            (*self._of(key), labels, error),
+        )
+
+
+@patch
+def failures(self: Ledger) -> list[tuple[Key, int, str]]:
+    "Runs that raised: key, labels, traceback"
+    with self._translated():
+        return [
+            (Key(*r[:4]), r[4], r[5])
+            for r in self._db.execute(
+                "SELECT data, method, query, seed, labels, error FROM failures WHERE study=? "
+                "ORDER BY data, method, query, seed, labels",
+                (self.study,),
+            )
+        ]
+
+# %% ../../nbs/core/ledger.ipynb #b38d7568
+@patch
+def _points(self: Ledger, where: str, values: tuple) -> list[Point]:
+    ints = lambda blob: np.frombuffer(blob, "<i4").astype(np.int32)
+    with self._translated():
+        rows = self._db.execute(
+            f"SELECT labels, value, seconds, picks, next, told FROM points {where} ORDER BY labels",
+            values,
+        ).fetchall()
+    return [
+        Point(n, float("nan") if v is None else v, s, ints(o), ints(x), json.loads(t))
+        for n, v, s, o, x, t in rows
+    ]
+
+
+@patch
+def points(self: Ledger, key: Key) -> list[Point]:
+    "The points of a run, fewest labels first"
+    return self._points(f"WHERE {WHERE}", self._of(key))
+
+
+@patch
+def last(self: Ledger, key: Key) -> Point | None:
+    "The point with the most labels; None where there is none"
+    points = self._points(
+        f"WHERE {WHERE} AND labels=(SELECT max(labels) FROM points WHERE {WHERE})",
+        self._of(key) * 2,
+    )
+    return points[0] if points else None
+
+
+@patch
+def keys(self: Ledger) -> list[Key]:
+    "All runs with at least one point"
+    with self._translated():
+        return sorted(
+            Key(*r)
+            for r in self._db.execute(
+                "SELECT DISTINCT data, method, query, seed FROM points WHERE study=?",
+                (self.study,),
+            )
+        )
+
+
+@patch
+def __len__(self: Ledger) -> int:
+    with self._translated():
+        return self._db.execute(
+            "SELECT count(*) FROM points WHERE study=?", (self.study,)
+        ).fetchone()[0]
+
+# %% ../../nbs/core/ledger.ipynb #6a980c25
+@patch
+def columns(self: Ledger) -> dict[str, np.ndarray]:
+    """Columns data, method, query, seed, labels, value,
+    seconds, and one for each number told (nan: not told)"""
+    names = ("data", "method", "query", "seed", "labels", "value", "seconds")
+    with self._translated():
+        rows = self._db.execute(
+            f"SELECT {', '.join(names)}, told FROM points WHERE study=? ORDER BY "
+            "data, method, query, seed, labels",
+            (self.study,),
+        ).fetchall()
+    kinds = dict(data=str, method=str, query=int, seed=int, labels=int, value=float, seconds=float)
+    out = {
+        k: np.array([np.nan if r[i] is None else r[i] for r in rows], kinds[k])
+        for i, k in enumerate(names)
+    }
+    told = [json.loads(r[-1]) for r in rows]
+    numbers = {k for t in told for k, v in t.items() if isinstance(v, int | float)} - set(names)
+    return out | {k: np.array([t.get(k, np.nan) for t in told], float) for k in sorted(numbers)}
+
+
+@patch
+def to_frame(self: Ledger) -> Any:
+    "`columns` as a pandas DataFrame; ImportError says how to get pandas"
+    try:
+        from pandas import DataFrame
+    except ImportError as e:
+        raise ImportError("pandas is missing: pip install pandas, or use columns()") from e
+    return DataFrame(self.columns())
+
+# %% ../../nbs/core/ledger.ipynb #e686941f
+@patch
+def export(self: Ledger, path: Path | str, told: Sequence[str] | None = None) -> Path:
+    """A small copy for committing: no lists of labels, of
+    what was told only the names given (None: all numbers)"""
+    path = Path(path)
+    if path.exists():
+        raise LedgerError(f"{path}: is there already; remove it or name another")
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    with Ledger(part) as copy:
+        for name, settings in self._db.execute(
+            "SELECT name, settings FROM studies ORDER BY name"
+        ).fetchall():
+            copy._db.execute("INSERT INTO studies VALUES (?, ?)", (name, settings))
+        copy._db.execute("BEGIN")
+        for *row, text in self._db.execute(
+            "SELECT study, data, method, query, seed, labels, value, seconds, told "
+            "FROM points ORDER BY study, data, method, query, seed, labels"
+        ):
+            numbers = {
+                k: round(v, 5) if isinstance(v, float) else v
+                for k, v in json.loads(text).items()
+                if (isinstance(v, int | float) if told is None else k in told)
+            }
+            copy._db.execute(
+                "INSERT INTO points VALUES (?,?,?,?,?,?,?,round(?,2),x'',x'',?)",
+                (*row, json.dumps(numbers, separators=(",", ":"))),
+            )
+        for row in self._db.execute("SELECT * FROM failures"):
+            copy._db.execute("INSERT INTO failures VALUES (?,?,?,?,?,?,?)", row)
+        copy._db.execute("COMMIT")
+        copy._db.execute("PRAGMA journal_mode=DELETE")
+        copy._db.execute("VACUUM")
+    os.replace(part, path)
+    return path

@@ -41,7 +41,7 @@ def guard(step: Step) -> Step:
             )
     return step
 
-
+# %% ../../nbs/core/run.ipynb #d39b5b3c
 class Run:
     """Drives a method: `start pause resume step stop reset save load` from any thread, `run`
     inline.
@@ -67,7 +67,7 @@ class Run:
         self.on_frame, self.frame_due, self.on_status, self.speed = None, lambda: True, [], None
         self._cv, self._life, self._queue = threading.Condition(), threading.RLock(), deque()
         self._alive, self._owner, self._thread, self._steps = False, None, None, None
-        self._going, self._budget, self._quit, self._boundaries, self._next = (
+        self._active, self._budget, self._quit, self._boundaries, self._next = (
             False,
             None,
             False,
@@ -84,8 +84,6 @@ class Run:
                 )
             _named[name] = self
 
-    # ---- controls, from any thread
-    # -----------------------------------------------------------------------------
     def start(self) -> None:
         """Runs from the present state; nothing happens where
         the run has finished or failed (reset or load first)"""
@@ -93,173 +91,205 @@ class Run:
 
     resume = start
 
-    def step(self, n: int = 1) -> None:
-        "Runs `n` steps, then pauses"
-        if n < 1:
-            raise ValueError(f"n={n}: at least one step")
-        self._submit(lambda: self._go(n), spawn=True)
-
-    def pause(self) -> None:
-        "Pauses before the next step"
-        self._submit(self._halt)
-
-    def stop(self) -> None:
-        "Ends the thread before the next step; the state is kept and `start` takes it up again"
-        if self._alive and self.status in ("running", "paused"):
-            self._set("stopping")
-        self._submit(self._end)
-
-    def reset(self) -> None:
-        "Ends the thread and brings the method back to its start"
-        self._submit(self._restart)
-
     def set(self, name: str, value: Any) -> Future:
         "Sets a knob between two steps; the future carries the error of a value out of range"
         return self.call(lambda m: set_knob(m.knobs, name, value))
 
-    def call(self, fn: Callable[[Any], Any]) -> Future:
-        "Runs `fn(method)` between two steps, on the thread that owns the method"
-        return self._submit(lambda: fn(self.method))
+# %% ../../nbs/core/run.ipynb #90b56010
+@patch
+def step(self: Run, n: int = 1) -> None:
+    "Runs `n` steps, then pauses"
+    if n < 1:
+        raise ValueError(f"n={n}: at least one step")
+    self._submit(lambda: self._go(n), spawn=True)
 
-    def save(self, path: Path | str, timeout: float = 60) -> Path:
-        """Saves at the present boundary, or runs on to the next one first; returns the path.
 
-        RuntimeError after a failure, StoreError from the disk, TimeoutError where no boundary came
-        in `timeout` s.
-        """
-        done: Future = Future()
-        self._submit(lambda: self._save(path, done), spawn=not self._ready())
-        return done.result(timeout)
+@patch
+def pause(self: Run) -> None:
+    "Pauses before the next step"
+    self._submit(self._halt)
 
-    def load(self, path: Path | str, timeout: float = 60) -> None:
-        """Takes up a saved run, which is then paused;
-        StoreError or ValueError leave the present one as it is"""
-        state = load_state(path)
-        self._submit(lambda: self._load(state)).result(timeout)
 
-    def close(self, timeout: float = 10) -> bool:
-        "Stops and joins the thread; False where its step has not ended within `timeout` s"
-        self.stop()
-        t = self._thread
-        if t is not None and t is not threading.current_thread():
-            t.join(timeout)
-        return t is None or not t.is_alive()
+@patch
+def stop(self: Run) -> None:
+    "Ends the thread before the next step; the state is kept and `start` takes it up again"
+    if self._alive and self.status in ("running", "paused"):
+        self._set("stopping")
+    self._submit(self._end)
 
-    def wait(self, timeout: float | None = None) -> str:
-        "Waits until the run neither runs nor stops; returns the status then"
+
+@patch
+def reset(self: Run) -> None:
+    "Ends the thread and brings the method back to its start"
+    self._submit(self._restart)
+
+
+@patch
+def call(self: Run, fn: Callable[[Any], Any]) -> Future:
+    "Runs `fn(method)` between two steps, on the thread that owns the method"
+    return self._submit(lambda: fn(self.method))
+
+# %% ../../nbs/core/run.ipynb #a42ad28a
+@patch
+def save(self: Run, path: Path | str, timeout: float = 60) -> Path:
+    """Saves at the present boundary, or runs on to the next one first; returns the path.
+
+    RuntimeError after a failure, StoreError from the disk, TimeoutError where no boundary came
+    in `timeout` s.
+    """
+    done: Future = Future()
+    self._submit(lambda: self._save(path, done), spawn=not self._ready())
+    return done.result(timeout)
+
+
+@patch
+def load(self: Run, path: Path | str, timeout: float = 60) -> None:
+    """Takes up a saved run, which is then paused;
+    StoreError or ValueError leave the present one as it is"""
+    state = load_state(path)
+    self._submit(lambda: self._load(state)).result(timeout)
+
+# %% ../../nbs/core/run.ipynb #ff168801
+@patch
+def close(self: Run, timeout: float = 10) -> bool:
+    "Stops and joins the thread; False where its step has not ended within `timeout` s"
+    self.stop()
+    t = self._thread
+    if t is not None and t is not threading.current_thread():
+        t.join(timeout)
+    return t is None or not t.is_alive()
+
+
+@patch
+def wait(self: Run, timeout: float | None = None) -> str:
+    "Waits until the run neither runs nor stops; returns the status then"
+    with self._cv:
+        self._cv.wait_for(lambda: not self._busy(), timeout)
+    return self.status
+
+
+@patch
+async def finished(self: Run) -> str:
+    "Waits until the run has ended, without blocking the kernel's loop; returns the status"
+    while self._busy() or self.status == "paused":
+        await asyncio.sleep(0.03)
+    return self.status
+
+# %% ../../nbs/core/run.ipynb #077933c2
+@patch
+def run(self: Run, n: int | None = None) -> "Run":
+    """The same loop inline: `n` steps, or to the end;
+    an error inside a step is raised as well as kept"""
+    if n is not None and n < 1:
+        raise ValueError(f"n={n}: at least one step, or None for all")
+    with self._life:
+        if self._alive:
+            raise RuntimeError("the run has a thread at work: pause is not enough, stop it first")
+        self._enter(threading.current_thread())
+    self._go(n)
+    try:
+        self._loop(inline=True)
+    except BaseException:  # an interrupt between two steps
+        self._halt()
         with self._cv:
-            self._cv.wait_for(lambda: not self._busy(), timeout)
-        return self.status
+            self._alive, self._owner = False, None
+        raise
+    if self.status == "failed":
+        raise self._raised
+    return self
 
-    async def finished(self) -> str:
-        "Waits until the run has ended, without blocking the kernel's loop; returns the status"
-        while self._busy() or self.status == "paused":
-            await asyncio.sleep(0.03)
-        return self.status
+# %% ../../nbs/core/run.ipynb #b7279616
+@patch
+def _busy(self: Run) -> bool:
+    return self.status in ("running", "stopping") or self._todo > 0
 
-    def run(self, n: int | None = None) -> "Run":
-        """The same loop inline: `n` steps, or to the end;
-        an error inside a step is raised as well as kept"""
-        if n is not None and n < 1:
-            raise ValueError(f"n={n}: at least one step, or None for all")
-        with self._life:
-            if self._alive:
-                raise RuntimeError(
-                    "the run has a thread at work: pause is not enough, stop it first"
-                )
-            self._enter(threading.current_thread())
-        self._go(n)
-        try:
-            self._loop(inline=True)
-        except BaseException:  # an interrupt between two steps
-            self._halt()
-            with self._cv:
-                self._alive, self._owner = False, None
-            raise
-        if self.status == "failed":
-            raise self._raised
-        return self
 
-    # ---- the queue
-    # ---------------------------------------------------------------------------------------------
-    def _busy(self) -> bool:
-        return self.status in ("running", "stopping") or self._todo > 0
+@patch
+def _ready(self: Run) -> bool:
+    return getattr(self.method, "at_boundary", True) or self.status in ("finished", "failed")
 
-    def _ready(self) -> bool:
-        return getattr(self.method, "at_boundary", True) or self.status in ("finished", "failed")
 
-    def _enter(self, thread: threading.Thread) -> None:
-        self._alive, self._owner, self._quit = True, thread, False
+@patch
+def _enter(self: Run, thread: threading.Thread) -> None:
+    self._alive, self._owner, self._quit = True, thread, False
 
-    def _submit(self, act: Callable[[], Any], spawn: bool = False) -> Future:
-        "Hands `act` to the owner of the method; runs it here where nobody owns it, or we do"
-        done: Future = Future()
-        with self._life:
-            with self._cv:
-                if self._alive and self._owner is not threading.current_thread():
-                    self._put(act, done)
-                    return done
-            if self._alive or not spawn or self.status in ("finished", "failed"):
-                self._do(act, done)
-            else:
+
+@patch
+def _submit(self: Run, act: Callable[[], Any], spawn: bool = False) -> Future:
+    "Hands `act` to the owner of the method; runs it here where nobody owns it, or we do"
+    done: Future = Future()
+    with self._life:
+        with self._cv:
+            if self._alive and self._owner is not threading.current_thread():
                 self._put(act, done)
-                self._thread = threading.Thread(
-                    target=self._loop, name=f"run {self.name or id(self)}", daemon=True
-                )
-                self._enter(self._thread)
-                self._thread.start()
-        return done
+                return done
+        if self._alive or not spawn or self.status in ("finished", "failed"):
+            self._do(act, done)
+        else:
+            self._put(act, done)
+            self._thread = threading.Thread(
+                target=self._loop, name=f"run {self.name or id(self)}", daemon=True
+            )
+            self._enter(self._thread)
+            self._thread.start()
+    return done
 
-    def _put(self, act: Callable[[], Any], done: Future) -> None:
-        with self._cv:
-            self._queue.append((act, done))
-            self._todo += 1
-            self._cv.notify_all()
 
-    def _do(self, act: Callable[[], Any], done: Future) -> None:
+@patch
+def _put(self: Run, act: Callable[[], Any], done: Future) -> None:
+    with self._cv:
+        self._queue.append((act, done))
+        self._todo += 1
+        self._cv.notify_all()
+
+
+@patch
+def _do(self: Run, act: Callable[[], Any], done: Future) -> None:
+    try:
+        done.set_result(act())
+    except BaseException as e:
+        done.set_exception(e)
+
+# %% ../../nbs/core/run.ipynb #7108e1a3
+@patch
+def _set(self: Run, status: str) -> None:
+    with self._cv:
+        if status == self.status:
+            return
+        self.status = status
+        self._cv.notify_all()
+    for callback in list(self.on_status):
         try:
-            done.set_result(act())
-        except BaseException as e:
-            done.set_exception(e)
+            callback(status)
+        except Exception:
+            traceback.print_exc()
 
-    def _set(self, status: str) -> None:
-        with self._cv:
-            if status == self.status:
-                return
-            self.status = status
-            self._cv.notify_all()
-        for callback in list(self.on_status):
-            try:
-                callback(status)
-            except Exception:
-                traceback.print_exc()
-
-# %% ../../nbs/core/run.ipynb #7b1f8cba
+# %% ../../nbs/core/run.ipynb #74d96353
 @patch
 def _go(self: Run, n: int | None) -> None:
     if self.status in ("finished", "failed"):
         return
-    self._going, self._quit, self._budget, self._next = True, False, n, 0.0
+    self._active, self._quit, self._budget, self._next = True, False, n, 0.0
     self._set("running")
 
 
 @patch
 def _halt(self: Run) -> None:
-    self._going = False
+    self._active = False
     if self.status == "running":
         self._set("paused")
 
 
 @patch
 def _end(self: Run) -> None:
-    self._going, self._quit = False, True
+    self._active, self._quit = False, True
     if self.status in ("running", "paused", "stopping"):
         self._set("stopped")
 
 
 @patch
 def _restart(self: Run) -> None:
-    self._going, self._quit, self._steps = False, True, None
+    self._active, self._quit, self._steps = False, True, None
     self.method.reset()
     self.history, self.last, self.error, self._boundaries = (
         History(self.history.size),
@@ -269,7 +299,7 @@ def _restart(self: Run) -> None:
     )
     self._set("idle")
 
-
+# %% ../../nbs/core/run.ipynb #aec2a0ed
 @patch
 def _save(self: Run, path: Path | str, done: Future) -> None:
     self._saves.append((path, done))
@@ -304,7 +334,7 @@ def _load(self: Run, state: dict) -> None:
         raise ValueError(
             "the file holds another state than that of a run: name one that save() wrote"
         )
-    self._steps, self._going = None, False
+    self._steps, self._active = None, False
     self.method.load_state_dict(state["method"])
     self.history.load_state_dict(state["history"])
     self.last, self.error, self._quit = Step(state.get("index", 0), "loaded"), None, False
@@ -312,14 +342,25 @@ def _load(self: Run, state: dict) -> None:
 
 
 @patch
+def _keep(self: Run) -> None:
+    "Writes the checkpoint where one is due"
+    if self.checkpoint is None or not getattr(self.method, "at_boundary", True):
+        return
+    self._boundaries += 1
+    if self._boundaries % self.every == 0:
+        self._save(self.checkpoint, done := Future())
+        done.result()
+
+# %% ../../nbs/core/run.ipynb #60c34a2c
+@patch
 def _loop(self: Run, inline: bool = False) -> None:
     while True:
         with self._cv:
-            while not (self._queue or self._quit or self._going or self._saves or inline):
+            while not (self._queue or self._quit or self._active or self._saves or inline):
                 self._cv.wait()
             orders = list(self._queue)
             self._queue.clear()
-            if not orders and (self._quit or not (self._going or self._saves)):
+            if not orders and (self._quit or not (self._active or self._saves)):
                 self._alive, self._owner = False, None
                 self._cv.notify_all()
                 break
@@ -328,7 +369,7 @@ def _loop(self: Run, inline: bool = False) -> None:
         with self._cv:
             self._todo -= len(orders)
             self._cv.notify_all()
-        if (self._going or self._saves) and not self._quit and self._on_time():
+        if (self._active or self._saves) and not self._quit and self._on_time():
             self._advance()
         self._write()
     for _, done in self._saves:
@@ -349,7 +390,7 @@ def _on_time(self: Run) -> bool:
         self._next = time.monotonic() + 1 / self.speed
     return True
 
-
+# %% ../../nbs/core/run.ipynb #f63e9ed4
 @patch
 def _advance(self: Run) -> None:
     "One step, whatever it does"
@@ -367,24 +408,13 @@ def _advance(self: Run) -> None:
     except BaseException as e:
         self.error, self._raised, self._steps = traceback.format_exc(), e, None
         return self._finish("failed")
-    if self._going and self._budget is not None:
+    if self._active and self._budget is not None:
         self._budget -= 1
         if self._budget <= 0:
             self._halt()
 
 
 @patch
-def _keep(self: Run) -> None:
-    "Writes the checkpoint where one is due"
-    if self.checkpoint is None or not getattr(self.method, "at_boundary", True):
-        return
-    self._boundaries += 1
-    if self._boundaries % self.every == 0:
-        self._save(self.checkpoint, done := Future())
-        done.result()
-
-
-@patch
 def _finish(self: Run, status: str) -> None:
-    self._going, self._quit = False, True
+    self._active, self._quit = False, True
     self._set(status)

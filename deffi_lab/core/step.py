@@ -16,9 +16,9 @@ import torch
 
 # %% ../../nbs/core/step.ipynb #d0fa5ee1
 def pick_device(name: str | torch.device | None = None) -> torch.device:
-    """The device asked for; `None` or `"auto"` takes CUDA where there is one, else the CPU.
+    """The device probes for; `None` or `"auto"` takes CUDA where there is one, else the CPU.
 
-    Raises RuntimeError where CUDA is asked for and absent, ValueError for a name torch does not
+    Raises RuntimeError where CUDA is probes for and absent, ValueError for a name torch does not
     know.
     """
     if name is None or str(name) == "auto":
@@ -52,10 +52,10 @@ def bf16_is_fast(device: torch.device | str = "cpu") -> bool:
         return torch.cuda.is_bf16_supported()
     if torch.device(device).type != "cpu":
         return False
-    asked = [
+    probes = [
         getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")
     ]
-    return any(ask() for ask in asked if ask is not None)
+    return any(probe() for probe in probes if probe is not None)
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
