@@ -18,6 +18,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from ..core.knobs import knob_specs
+from ..core.patch import patch
 from ..core.run import Run
 from ..core.step import Step
 from .controls import RunBar, error_html, knob_widgets
@@ -28,20 +29,19 @@ from .scene import Scene
 
 # %% ../../nbs/show/lab.ipynb #fa0338c7
 def answer_here(widget: w.Widget) -> None:
-    """Lets the kernel take what a page says of this widget, and of those inside, in the subshell
-    the page names.
+    """Lets the kernel handle a page's messages to this widget, and to those inside, in the subshell
+    that the page names.
 
-    ipykernel 7.4 hands it to the subshell in which the widget last spoke instead. A training thread
-    speaks in whichever
-    was heard last: it may be busy with a cell (buttons wait), or gone with a closed page (the lab
-    stays dead).
+    ipykernel 7.4 instead picks the subshell from which the widget last sent a message. A training
+    thread sends from whichever subshell last received one: it may be busy with a cell, so that
+    buttons wait, or closed with its page, so that the lab no longer answers.
     """
     if hasattr(widget.comm, "_reply_subshell_for"):
         widget.comm._reply_subshell_for = lambda data, named: named
     for inside in getattr(widget, "children", ()):
         answer_here(inside)
 
-
+# %% ../../nbs/show/lab.ipynb #b4f32194
 class Lab:
     """Shows a `Run`: `draw(method) -> Scene` is called on the thread that owns the method, when
     wanted.
@@ -85,144 +85,171 @@ class Lab:
         self.canvas.on_draw(lambda *a: self._forward("draw", *a))
         self.canvas.on_attach(self.redraw)
         self.canvas.on_pause(self.pause_ms.append)
-        self._said, self._failed_draw = 0.0, ""
+        self._refreshed, self._failed_draw = 0.0, ""
         run.on_frame, run.frame_due = self._frame, self.canvas.due
         run.on_status.append(self._status)
         self.widget = self._assemble(extras, front)
         answer_here(self.widget)
         self._status(run.status)
 
-    def _rows(self, front: Sequence[str] | None) -> list[w.Widget]:
-        "The knobs in front, and a closed drawer with the others"
-        row = lambda names: w.HBox(
-            [self.knobs[n] for n in names], layout=w.Layout(flex_flow="row wrap")
-        )
-        front = list(self.knobs) if front is None else [n for n in front if n in self.knobs]
-        rest = [n for n in self.knobs if n not in front]
-        drawer = (
-            [w.Accordion([row(rest)], titles=("more knobs",), selected_index=None)] if rest else []
-        )
-        return ([row(front)] if front else []) + drawer
+# %% ../../nbs/show/lab.ipynb #c6c7a2d3
+@patch
+def _rows(self: Lab, front: Sequence[str] | None) -> list[w.Widget]:
+    "The knobs in front, and a closed drawer with the others"
+    row = lambda names: w.HBox(
+        [self.knobs[n] for n in names], layout=w.Layout(flex_flow="row wrap")
+    )
+    front = list(self.knobs) if front is None else [n for n in front if n in self.knobs]
+    rest = [n for n in self.knobs if n not in front]
+    drawer = [w.Accordion([row(rest)], titles=("more knobs",), selected_index=None)] if rest else []
+    return ([row(front)] if front else []) + drawer
 
-    def _assemble(self, extras: Sequence[w.Widget], front: Sequence[str] | None) -> w.VBox:
-        "Title, buttons, knobs, extras, canvas, error, from top to bottom"
-        head = (
-            [w.HTML(f"<b style='font-size:16px'>{html.escape(self.title)}</b>")]
-            if self.title
-            else []
-        )
-        keep = w.Button(
-            description="Save as page", icon="download", tooltip="One HTML file that opens offline"
-        )
-        keep.on_click(lambda _: self.keep())
-        keep.add_class("deffi-keep")
-        box = w.VBox(
-            [*head, self.bar.widget, *self._rows(front), keep, *extras, self.canvas, self.error]
-        )
-        box.add_class("deffi-lab")
-        return box
 
-    def _ipython_display_(self) -> None:
-        display(self.widget)
+@patch
+def _assemble(self: Lab, extras: Sequence[w.Widget], front: Sequence[str] | None) -> w.VBox:
+    "Title, buttons, knobs, extras, canvas, error, from top to bottom"
+    head = (
+        [w.HTML(f"<b style='font-size:16px'>{html.escape(self.title)}</b>")] if self.title else []
+    )
+    keep = w.Button(
+        description="Save as page", icon="download", tooltip="One HTML file that opens offline"
+    )
+    keep.on_click(lambda _: self.keep())
+    keep.add_class("deffi-keep")
+    box = w.VBox(
+        [*head, self.bar.widget, *self._rows(front), keep, *extras, self.canvas, self.error]
+    )
+    box.add_class("deffi-lab")
+    return box
 
-    # ---- on the thread that owns the method ----
-    def _scene(self, method: Any) -> Scene:
-        if self.draw is not None:
-            return self.draw(method)
-        step = self.run.last
-        if step is None or step.scene is None:
-            raise ValueError("no picture yet: give draw=, or steps with scene=")
-        return step.scene()
 
-    def _paint(self, method: Any) -> None:
-        "Draws and sends; an error is shown and ends nothing"
-        try:
-            if self.draw is None and self.run.last is None:
-                return
-            self.canvas.show(self._scene(method))
-            failed = ""
-        except Exception:
-            failed = traceback.format_exc()
-        if failed != self._failed_draw:
-            self._failed_draw = failed
-            self._tell()
+@patch
+def _ipython_display_(self: Lab) -> None:
+    display(self.widget)
 
-    def _frame(self, step: Step) -> None:
-        self._paint(self.run.method)
-        if (
-            time.monotonic() - self._said > 0.25
-        ):  # four status lines a second are as many as one reads
-            self._said = time.monotonic()
-            self.bar.refresh()
+# %% ../../nbs/show/lab.ipynb #209dbfe2
+@patch
+def _scene(self: Lab, method: Any) -> Scene:
+    if self.draw is not None:
+        return self.draw(method)
+    step = self.run.last
+    if step is None or step.scene is None:
+        raise ValueError("no picture yet: give draw=, or steps with scene=")
+    return step.scene()
 
-    def _status(self, status: str) -> None:
-        self.canvas.status = status  # first: it is what "really paused" is measured by
-        if self.canvas.attached and status not in ("running", "stopping"):
-            self._paint(self.run.method)
-        self.bar.refresh()
-        self._tell()
 
-    def _tell(self) -> None:
-        "The traceback of the run, or of the drawing"
-        self.error.value = (
-            error_html("The run has failed", self.run.error)
-            if self.run.error
-            else error_html("The picture could not be drawn (training goes on)", self._failed_draw)
-        )
-
-    # ---- from the screen ----
-    def _set_knob(self, name: str, value: Any) -> None:
-        self.run.set(name, value).add_done_callback(self._refused)
-
-    def _forward(self, kind: str, *args: Any) -> None:
-        call = self._calls[kind]
-        if call is None:
+@patch
+def _paint(self: Lab, method: Any) -> None:
+    "Draws and sends; an error is shown and ends nothing"
+    try:
+        if self.draw is None and self.run.last is None:
             return
+        self.canvas.show(self._scene(method))
+        failed = ""
+    except Exception:
+        failed = traceback.format_exc()
+    if failed != self._failed_draw:
+        self._failed_draw = failed
+        self._show_error()
 
-        def act(method: Any) -> None:
-            call(method, *args)
-            self._paint(method)
 
-        self.run.call(act).add_done_callback(self._refused)
+@patch
+def _show_error(self: Lab) -> None:
+    "The traceback of the run, or of the drawing"
+    self.error.value = (
+        error_html("The run has failed", self.run.error)
+        if self.run.error
+        else error_html("The picture could not be drawn (training goes on)", self._failed_draw)
+    )
 
-    def _refused(self, done: Any) -> None:
-        "Says in the status line why an order was not carried out"
+# %% ../../nbs/show/lab.ipynb #d18457f6
+@patch
+def _frame(self: Lab, step: Step) -> None:
+    self._paint(self.run.method)
+    if (
+        time.monotonic() - self._refreshed > 0.25
+    ):  # nobody reads more than four status lines a second
+        self._refreshed = time.monotonic()
+        self.bar.refresh()
+
+
+@patch
+def _status(self: Lab, status: str) -> None:
+    self.canvas.status = status  # set first, because the time until "paused" is measured with it
+    if self.canvas.attached and status not in ("running", "stopping"):
+        self._paint(self.run.method)
+    self.bar.refresh()
+    self._show_error()
+
+# %% ../../nbs/show/lab.ipynb #1120244f
+@patch
+def _set_knob(self: Lab, name: str, value: Any) -> None:
+    self.run.set(name, value).add_done_callback(self._refused)
+
+
+@patch
+def _forward(self: Lab, kind: str, *args: Any) -> None:
+    call = self._calls[kind]
+    if call is None:
+        return
+
+    def act(method: Any) -> None:
+        call(method, *args)
+        self._paint(method)
+
+    self.run.call(act).add_done_callback(self._refused)
+
+
+@patch
+def _refused(self: Lab, done: Any) -> None:
+    "Shows in the status line why a request was refused"
+    e = done.exception()
+    if e is not None or self.bar.note:
+        self.bar.note = "" if e is None else f"{type(e).__name__}: {e}"
+        self.bar.refresh()
+
+# %% ../../nbs/show/lab.ipynb #ae905788
+@patch
+def redraw(self: Lab) -> None:
+    """Draws again between two steps, as after a change
+    from outside; does nothing where no page is open"""
+    if self.canvas.attached:
+        self.run.call(self._paint)
+
+
+@patch
+def scene(self: Lab, timeout: float = 30) -> Scene:
+    "The present scene, drawn between two steps; TimeoutError where the step takes longer"
+    return self.run.call(self._scene).result(timeout)
+
+
+@patch
+def figure(self: Lab, dpi: int = 80, width: float | None = None) -> Figure:
+    "The present scene printed by Matplotlib"
+    return to_mpl(self.scene(), dpi=dpi, width=width)
+
+
+@patch
+def export(self: Lab, path: Path | str) -> Path:
+    "Writes the present scene as one HTML file that opens offline"
+    return to_html(self.scene(), path)
+
+
+@patch
+def keep(self: Lab) -> None:
+    """Writes the present scene into the working folder as
+    `<name>.html`; the status line says where, or why not"""
+    path = Path(f"{self.run.name or 'lab'}.html").resolve()
+
+    def report(done: Any) -> None:
         e = done.exception()
-        if e is not None or self.bar.note:
-            self.bar.note = "" if e is None else f"{type(e).__name__}: {e}"
-            self.bar.refresh()
+        self.bar.note = f"saved as {path}" if e is None else f"{type(e).__name__}: {e}"
+        self.bar.refresh()
 
-    # ---- for the notebook ----
-    def redraw(self) -> None:
-        """Draws again between two steps, as after a change
-        from outside; does nothing where nobody looks"""
-        if self.canvas.attached:
-            self.run.call(self._paint)
+    self.run.call(lambda m: to_html(self._scene(m), path)).add_done_callback(report)
 
-    def scene(self, timeout: float = 30) -> Scene:
-        "The present scene, drawn between two steps; TimeoutError where the step takes longer"
-        return self.run.call(self._scene).result(timeout)
 
-    def figure(self, dpi: int = 80, width: float | None = None) -> Figure:
-        "The present scene printed by Matplotlib"
-        return to_mpl(self.scene(), dpi=dpi, width=width)
-
-    def export(self, path: Path | str) -> Path:
-        "Writes the present scene as one HTML file that opens offline"
-        return to_html(self.scene(), path)
-
-    def keep(self) -> None:
-        """Writes the present scene into the working folder as
-        `<name>.html`; the status line says where, or why not"""
-        path = Path(f"{self.run.name or 'lab'}.html").resolve()
-
-        def said(done: Any) -> None:
-            e = done.exception()
-            self.bar.note = f"saved as {path}" if e is None else f"{type(e).__name__}: {e}"
-            self.bar.refresh()
-
-        self.run.call(lambda m: to_html(self._scene(m), path)).add_done_callback(said)
-
-    async def wait(self) -> str:
-        "Waits until the run has ended while the buttons stay alive; returns the status"
-        return await self.run.finished()
+@patch
+async def wait(self: Lab) -> str:
+    "Waits until the run has ended while the buttons stay alive; returns the status"
+    return await self.run.finished()

@@ -9,8 +9,8 @@
 const FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif";
 const INK = "#222222", SOFT = "#666666", RULE = "#d9d9d9";
 const MOST = 4000;                                // points of a line drawn freehand
-const PING_MS = 2000, GONE_MS = 7000, NARROW = 620;
-const GONE = "kernel gone: re-run the cell (a long-running cell looks the same: wait for it)";
+const PING_MS = 2000, SILENCE_MS = 7000, NARROW = 620;
+const LOST_TEXT = "kernel gone: re-run the cell (a long-running cell looks the same: wait for it)";
 const TYPES = { f4: Float32Array, u1: Uint8Array, i4: Int32Array };
 
 // ---- frames ---------------------------------------------------------------------------------------------------
@@ -440,14 +440,14 @@ function render({ model, el }) {
   const tip = element("div", root, `position:absolute;right:8px;top:4px;font:11px ${FONT};color:${SOFT};pointer-events:none;background:rgba(255,255,255,.85)`);
   const dot = element("div", root, "position:absolute;width:10px;height:10px;border:2px solid;border-radius:50%;pointer-events:none;display:none");
   const read = element("div", root, `position:absolute;padding:4px 8px;font:12px ${FONT};color:${INK};white-space:pre;pointer-events:none;background:rgba(255,255,255,.95);border:1px solid ${RULE};border-left:4px solid;border-radius:3px;box-shadow:0 1px 4px rgba(0,0,0,.2);display:none`, "deffi-read");
-  const gone = element("div", root, `position:absolute;left:0;right:0;top:0;padding:6px 12px;font:13px ${FONT};background:#7a1f1f;color:#fff;display:none`);
-  gone.textContent = GONE;
+  const notice = element("div", root, `position:absolute;left:0;right:0;top:0;padding:6px 12px;font:13px ${FONT};background:#7a1f1f;color:#fff;display:none`);
+  notice.textContent = LOST_TEXT;
   const view = { root, canvas, tip, dot, read, scene: null, mark: null, projections: null, frame: null, raf: 0 };
   root.deffi = { seq: 0, scene: null, boxes: [], pause_ms: [] };
   root.dataset.seq = "0";
-  let heard = performance.now(), pauseAt = null, lost = false;
+  let lastMessage = performance.now(), pauseAt = null, lost = false;
 
-  const status = () => { root.dataset.status = lost ? "gone" : model.get("status"); };
+  const status = () => { root.dataset.status = lost ? "lost" : model.get("status"); };
   const draw = () => {
     view.raf = 0;
     const f = view.frame;
@@ -461,8 +461,8 @@ function render({ model, el }) {
   view.redraw = () => { if (!view.raf) view.raf = requestAnimationFrame(draw); };
 
   const onMessage = (msg, buffers) => {
-    heard = performance.now();
-    if (lost) { lost = false; gone.style.display = "none"; status(); }
+    lastMessage = performance.now();
+    if (lost) { lost = false; notice.style.display = "none"; status(); }
     if (msg.kind !== "frame") return;
     view.frame = { seq: msg.seq, scene: decode(structuredClone(msg.scene), buffers) };   // the newest replaces an undrawn one
     view.redraw();
@@ -479,8 +479,8 @@ function render({ model, el }) {
     if (button && lab && button.closest(".deffi-lab") === lab && model.get("status") === "running") pauseAt = performance.now();
   };
   const beat = setInterval(() => {
-    if (!lost && performance.now() - heard > GONE_MS) { lost = true; gone.style.display = "block"; status(); }
-    try { model.send({ kind: "ping" }); } catch { heard = -Infinity; }
+    if (!lost && performance.now() - lastMessage > SILENCE_MS) { lost = true; notice.style.display = "block"; status(); }
+    try { model.send({ kind: "ping" }); } catch { lastMessage = -Infinity; }
   }, PING_MS);
   const size = new ResizeObserver(() => view.redraw());
 

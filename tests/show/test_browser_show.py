@@ -148,7 +148,7 @@ def test_lab_live(tmp_path):
         v.wait_status("idle")
         assert p.complaints == []
         restart_kernel(p)
-        v.wait_status("gone", timeout=30_000)
+        v.wait_status("lost", timeout=30_000)
         shot(p, "lab_gone")
 
 

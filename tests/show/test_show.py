@@ -156,7 +156,7 @@ def test_gate_never_has_two_frames_out(orders):
         elif o == "long":
             now[0] += 3
         elif o == "ping":
-            g.hear()
+            g.attach()
         elif o == "due" and g.due():
             assert now[0] - g._at >= 1 / 8
     assert g.acked <= g.sent

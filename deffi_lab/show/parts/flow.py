@@ -48,12 +48,12 @@ def distance_colors(phi: Any, reach: float = 24.0, under: Any = None) -> np.ndar
     return np.rint(color).astype(np.uint8)
 
 
-def agreement(found: Any, true: Any) -> np.ndarray:
-    """uint8 [h w 3] of two masks: grey where both say
-    yes, blue what was missed, orange what is too much"""
-    found, true = (_numpy(m).astype(bool)[..., None] for m in (found, true))
+def agreement(predicted: Any, true: Any) -> np.ndarray:
+    """uint8 [h w 3] of two masks: grey where both are
+    set, blue where only `true` is (missed), orange where only `predicted` is"""
+    predicted, true = (_numpy(m).astype(bool)[..., None] for m in (predicted, true))
     return np.where(
-        found & true, BOTH, np.where(true, MISSED, np.where(found, EXTRA, NEITHER))
+        predicted & true, BOTH, np.where(true, MISSED, np.where(predicted, EXTRA, NEITHER))
     ).astype(np.uint8)
 
 

@@ -43,14 +43,14 @@ class Picture(Figure):
         picture.save(out, format="png", optimize=True)  # a third of the bytes in the notebook
         return out.getvalue()
 
-
+# %% ../../../nbs/show/render/mpl.ipynb #9cbc0392
 def _colors(la: Layer, n: int) -> np.ndarray:
     "Colours [n 3] in 0..1: the layer's own, or by class"
     if la.color is not None or la.label is None:
         return np.tile(np.array(rgb(la.color or "#444444")) / 255, (n, 1))
     return class_rgb(la.label) / 255
 
-
+# %% ../../../nbs/show/render/mpl.ipynb #7713d846
 def _points(ax: Axes, la: Points, z: int) -> None:
     c = _colors(la, len(la.xy))
     area, x, y = (la.size * 0.9) ** 2, *la.xy.T
@@ -106,7 +106,7 @@ def _field(ax: Axes, la: Field, z: int) -> None:
         zorder=z,
     )
 
-
+# %% ../../../nbs/show/render/mpl.ipynb #f2e48e07
 def _image(ax: Axes, la: Image, z: int) -> None:
     grey = dict(cmap="gray", vmin=0, vmax=255) if la.pixels.ndim == 2 else {}
     ax.imshow(
@@ -125,7 +125,7 @@ def _map(ax: Axes, la: Map, z: int) -> None:
         la.rgb(), extent=la.extent, origin="lower", interpolation="nearest", aspect="auto", zorder=z
     )
 
-
+# %% ../../../nbs/show/render/mpl.ipynb #ca713050
 def _curves(ax: Axes, la: Curves, z: int) -> None:
     if la.low is not None:
         ax.fill_between(la.x, la.low, la.high, color=la.color, alpha=0.18, lw=0, zorder=z)
@@ -173,7 +173,7 @@ def _text(ax: Axes, la: Text, z: int) -> None:
         path_effects=[withStroke(linewidth=3, foreground="white")],
     )
 
-
+# %% ../../../nbs/show/render/mpl.ipynb #ff8db77d
 DRAW: dict[type, Callable] = {
     Points: _points,
     Paths: _paths,

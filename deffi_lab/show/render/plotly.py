@@ -41,7 +41,7 @@ def _groups(la: Layer, n: int) -> Iterator[tuple[str, str, np.ndarray]]:
         what = "class unknown" if c == UNKNOWN else f"class {c}"
         yield f"{la.name} {what}".strip(), class_color(int(c)), np.flatnonzero(la.label == c)
 
-
+# %% ../../../nbs/show/render/plotly.ipynb #f23b445a
 def _points(la: Points) -> Iterator[go.Scatter]:
     symbol = {"o": "circle", "x": "x-thin-open", "ring": "circle-open"}[la.mark]
     for name, color, i in _groups(la, len(la.xy)):
@@ -59,7 +59,7 @@ def _points(la: Points) -> Iterator[go.Scatter]:
             ),
         )
 
-
+# %% ../../../nbs/show/render/plotly.ipynb #cbc2ab6b
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
     "Polylines one after another with a gap (nan) between"
     gap = np.full((1, 2), np.nan, np.float32)
@@ -94,7 +94,7 @@ def _field(la: Field) -> Iterator[go.Scatter]:
     xy = _joined([np.stack([a, a + d]) for a, d in zip(la.xy, la.uv)])
     yield _line(xy, la.name, la.color, la.width)
 
-
+# %% ../../../nbs/show/render/plotly.ipynb #d6d861d2
 def _curves(la: Curves) -> Iterator[go.Scatter]:
     if la.low is not None:
         yield go.Scatter(
@@ -114,7 +114,7 @@ def _curves(la: Curves) -> Iterator[go.Scatter]:
         line=dict(color=la.color, width=la.width),
     )
 
-
+# %% ../../../nbs/show/render/plotly.ipynb #597aba91
 def _raster(pixels: np.ndarray, extent: tuple, alpha: float = 1.0) -> go.Image:
     "Pixels with row 0 at the extent's y1"
     h, w = pixels.shape[:2]
@@ -132,7 +132,7 @@ def _raster(pixels: np.ndarray, extent: tuple, alpha: float = 1.0) -> go.Image:
         colormodel="rgba256" if z.shape[2] == 4 else "rgb",
     )
 
-
+# %% ../../../nbs/show/render/plotly.ipynb #482a965a
 TRACES: dict[type, Callable] = {
     Points: _points,
     Paths: _paths,
