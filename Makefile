@@ -5,6 +5,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LESSON ?= lessons/01_selection_boosting.ipynb
 PORT   ?= 8888
+# CPU=1 installs torch without CUDA (TORCH_CPU_INDEX: where from)
+export CPU TORCH_CPU_INDEX
 # One thread a process: tests and notebooks run side by side, and two busy pools of threads hinder each other.
 test nb bench: export OMP_NUM_THREADS ?= 1
 
@@ -13,9 +15,10 @@ test nb bench: export OMP_NUM_THREADS ?= 1
 help:            ## what each command does
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
-setup: $(VENV)/.ready   ## make the environment .venv (torch is pinned in constraints.txt)
+setup: $(VENV)/.ready   ## make the environment .venv (CPU=1: torch without CUDA; PYTHON=python3.13: another Python)
 
 $(VENV)/.ready: settings.ini constraints.txt setup.py
+	@$(PYTHON) tools/python.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python tools/setup_env.py
 	@touch $@
