@@ -10,7 +10,9 @@ export CPU TORCH_CPU_INDEX
 # One thread a process: tests and notebooks run side by side, and two busy pools of threads hinder each other.
 test nb bench: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup lab app test bench nb weights clean
+LINTED := nbs tests bench tools setup.py
+
+.PHONY: help setup hooks lab app test lint bench nb weights clean
 
 help:            ## what each command does
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -29,8 +31,15 @@ lab: setup       ## set up, then open JupyterLab on the first lesson
 app: setup       ## set up, then open the same lesson as a page without code (Voila)
 	$(BIN)/python tools/lab.py --voila --port $(PORT) $(LESSON)
 
-test: setup      ## set up, then check that notebooks and modules agree, run the notebooks and the tests
+hooks: setup     ## check each commit as `make lint` does (pre-commit)
+	$(BIN)/pre-commit install
+
+lint: setup      ## set up, then check style, and that notebooks and modules agree
+	$(BIN)/ruff check -q $(LINTED)
+	$(BIN)/ruff format -q --check $(LINTED)
 	$(BIN)/python tools/check.py
+
+test: lint       ## all of `make lint`, then run the notebooks and the tests
 	$(BIN)/nbdev_test --n_workers 2 --timing --pause 0.2
 	$(BIN)/python -m pytest $(PYTEST)
 

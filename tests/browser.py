@@ -51,7 +51,9 @@ class Server:
 
 
 def need_chromium() -> None:
-    "Skips the test where there is no Chromium"
+    "Skips the test where there is no Chromium; fails it where DEFFI_LAB_NEEDS_BROWSER is set"
+    if CHROMIUM is None and os.environ.get("DEFFI_LAB_NEEDS_BROWSER"):
+        pytest.fail("DEFFI_LAB_NEEDS_BROWSER is set, but there is no chromium in PATH")
     if CHROMIUM is None:
         pytest.skip("no chromium here: apt-get install chromium")
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 root = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(root / "tools"))
@@ -35,6 +37,23 @@ def test_the_named_pythons_are_the_same_everywhere():
     assert words[0] == setting("min_python")
     assert f"Python {words[0]} to {words[-1]}" in (root / "README.md").read_text()
     assert known == sorted(known) and sys.version_info[:2] in known
+
+
+def test_the_workflow_runs_make_test_on_the_named_pythons():
+    job = yaml.safe_load((root / ".github/workflows/test.yml").read_text())["jobs"]["test"]
+    assert job["strategy"]["matrix"]["python"] == words
+    assert any(step.get("run", "").startswith("make test") for step in job["steps"])
+    assert job["env"]["CPU"] == "1"
+
+
+def test_the_commit_hook_checks_what_make_test_checks():
+    """Each tool that the hook runs is a line of `make lint`, and `make test` runs that first"""
+    hooks = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    make = (root / "Makefile").read_text()
+    entries = [re.sub(r"^\.venv/bin/|--\S+", "", hook["entry"]).split() for hook in hooks]
+    for tool, word in entries:
+        assert re.search(rf"^\t\$\(BIN\)/{tool} {re.escape(word)}\b", make, re.M), (tool, word)
+    assert re.search(r"^test: lint\b", make, re.M) and len(entries) == 3
 
 
 def test_an_old_python_is_refused_and_a_new_one_warned_of():
