@@ -174,8 +174,9 @@ def rows() -> list[dict]:
 
 def to_97(target: float = 0.97) -> dict:
     "Labels to 97 %: the recipe against the plain network on random labels (bench/study.py)"
-    from deffi_lab.study.curves import from_ledger, median_labels, ratio, reaches
+    from deffi_lab.study.curves import from_ledger, median_labels, reaches
     from deffi_lab.study.protocol import shipped
+    from deffi_lab.study.statistics import ratio
 
     ours = from_ledger(shipped("fewest"), "mnist", 0)["fewest"]
     peer = from_ledger(shipped(), "mnist", 0)["random"]

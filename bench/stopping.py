@@ -14,7 +14,7 @@ from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist
 from deffi_lab.methods.selection.stopping import Stopper, StoppingKnobs, regret
 from deffi_lab.nets.vae import latents, reference_vae
-from deffi_lab.study.curves import interval
+from deffi_lab.study.statistics import interval
 
 SEEDS, BUDGETS = 20, list(range(50, 3001, 50))
 

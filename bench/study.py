@@ -24,8 +24,9 @@ import torch
 
 from deffi_lab.core.ledger import Key, Ledger, Point
 from deffi_lab.methods.selection.fewest import FewestKnobs
-from deffi_lab.study.curves import from_ledger, report
+from deffi_lab.study.curves import from_ledger
 from deffi_lab.study.protocol import FairRound, Recipe
+from deffi_lab.study.statistics import report
 from deffi_lab.study.sweep import Sweep, tasks
 
 here = Path(__file__).resolve().parent

@@ -14,18 +14,20 @@ from deffi_lab.study.curves import (
     at,
     band,
     curve,
-    dominance,
     from_ledger,
-    holm,
-    interval,
     kaplan_meier,
     labels_to_target,
     log_auc,
-    luck,
     median_labels,
+    reaches,
+)
+from deffi_lab.study.statistics import (
+    dominance,
+    false_order,
+    holm,
+    interval,
     paired_difference,
     ratio,
-    reaches,
     report,
     wilcoxon,
 )
@@ -99,7 +101,7 @@ def test_area_by_hand():
             "overlap",
         ),
         (lambda: dominance({"a": {}}), "1 methods"),
-        (lambda: luck({0: ([1], [1])}, {0: ([1], [1])}, 3), "k=3: 1..1"),
+        (lambda: false_order({0: ([1], [1])}, {0: ([1], [1])}, 3), "k=3: 1..1"),
     ],
 )
 def test_bad_input_is_named(bad, what):
@@ -317,9 +319,9 @@ def test_report():
     assert [r.arrived for r in report(constructed(), 0.99)] == [0, 0, 0]
 
 
-def test_luck():
+def test_false_order():
     a, b = {s: ([10], [float(s)]) for s in range(4)}, {s: ([10], [s + 0.5]) for s in range(4)}
-    assert luck(a, b, 4) == 0 and luck(b, a, 1, draws=40000) == pytest.approx(
+    assert false_order(a, b, 4) == 0 and false_order(b, a, 1, draws=40000) == pytest.approx(
         6 / 16, abs=0.01
     )  # by counting
 

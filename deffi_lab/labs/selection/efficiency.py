@@ -20,8 +20,9 @@ from ...data.images import ImageSet
 from ...show.lab import Lab
 from ...show.layers import GREY, Curves, Line, Paths, Points, Text
 from ...show.scene import Panel, Scene
-from ...study.curves import Ratio, Reach, Runs, band, median_labels, ratio, reaches
+from ...study.curves import Reach, Runs, band, median_labels, reaches
 from ...study.live import LANES, LiveStudy
+from ...study.statistics import Ratio, ratio
 
 INK, SOFT = "#222222", "#555555"
 COLORS = ("#332288", "#CC6677", "#117733", "#AA4499", "#999933", "#44AA99", "#882255", "#4477DD")
