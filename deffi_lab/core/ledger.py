@@ -356,6 +356,16 @@ def keys(self: Ledger) -> list[Key]:
 
 
 @patch
+def settings(self: Ledger) -> dict:
+    "The settings that all points of the study share; empty where none were given"
+    with self._translated():
+        row = self._db.execute(
+            "SELECT settings FROM studies WHERE name=?", (self.study,)
+        ).fetchone()
+    return json.loads(row[0]) if row else {}
+
+
+@patch
 def __len__(self: Ledger) -> int:
     with self._translated():
         return self._db.execute(
