@@ -27,8 +27,8 @@ from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist
 from deffi_lab.methods.selection.boosting import BoostingKnobs, DeepBoosting
 from deffi_lab.methods.selection.queries import teacher_oracle
-from deffi_lab.methods.selection.walk import Space, Target, walk
-from deffi_lab.nets.classify import accuracy, train_classifier
+from deffi_lab.methods.selection.walk import Space, walk
+from deffi_lab.nets.classify import Target, accuracy, train_classifier
 from deffi_lab.nets.vae import reference_vae
 
 RESULTS = Path(__file__).resolve().parent / "results" / "boosting_mnist.json"

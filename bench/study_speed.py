@@ -24,8 +24,7 @@ import torch.nn.functional as F
 from deffi_lab.core.ledger import Ledger
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist
-from deffi_lab.methods.selection.walk import Target
-from deffi_lab.nets.classify import shift, train_classifier
+from deffi_lab.nets.classify import Target, shift, train_classifier
 from deffi_lab.nets.ensemble import Ensemble, train_ensemble
 from deffi_lab.study.protocol import FairRound, Recipe, chance, world
 from deffi_lab.study.sweep import Sweep, tasks

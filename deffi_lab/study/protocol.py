@@ -32,8 +32,8 @@ from ..methods.selection.propagation import Graph, graph_steps, poisson_steps
 from ..methods.selection.queries import Queries
 from ..methods.selection.stopping import cohen_kappa
 from ..methods.selection.strategies import STRATEGIES, View, query
-from ..methods.selection.walk import Space, Target
-from ..nets.classify import accuracy_steps, predict
+from ..methods.selection.walk import Space
+from ..nets.classify import Target, accuracy_steps, predict
 from ..nets.ensemble import Ensemble, train_ensemble
 from ..nets.vae import VAE, reference_vae
 from ..numeric.neighbours import nearest

@@ -10,8 +10,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist, unit
-from deffi_lab.methods.selection.walk import Target
-from deffi_lab.nets.classify import shift
+from deffi_lab.nets.classify import Target, shift
 from deffi_lab.nets.ensemble import Ensemble, train_ensemble
 
 LOOSE = dict(rtol=1e-3, atol=1e-4)

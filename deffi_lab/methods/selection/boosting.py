@@ -21,8 +21,8 @@ from ...core.knobs import check_knobs, set_knob
 from ...core.pool import PersonOracle, Pool
 from ...core.step import Step, make_generator, under
 from .queries import BoostingKnobs, Queries
-from .walk import Space, Target, Walks, walk
-from ...nets.classify import accuracy_steps, predict, shift
+from .walk import Space, Walks, walk
+from ...nets.classify import Target, accuracy_steps, predict, shift
 from ...nets.vae import VAE
 from ...numeric.neighbours import nearest
 
