@@ -60,8 +60,8 @@ def plain_code(method: Any, make: str, imports: str, steps: int | None = None) -
     `make` is the expression that makes it, `imports` what that needs; `steps` None runs to the end.
     """
     knobs = method.knobs
-    kept = {f.name: getattr(knobs, f.name) for f in fields(knobs)}
-    changed = {s.name: kept[s.name] for s in knob_specs(knobs) if kept[s.name] != s.default}
+    values = {f.name: getattr(knobs, f.name) for f in fields(knobs)}
+    changed = {s.name: values[s.name] for s in knob_specs(knobs) if values[s.name] != s.default}
     sets = "\n".join(f"set_knob(method.knobs, {k!r}, {v!r})" for k, v in changed.items())
     lines = [
         imports.strip(),

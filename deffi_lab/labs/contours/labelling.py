@@ -18,6 +18,7 @@ import torch
 from ipywidgets import Dropdown, HBox, ToggleButtons
 
 from ...core.knobs import knob
+from ...core.patch import patch
 from ...core.run import Run
 from ...core.step import pick_device
 from ...methods.contours.field import FlowKnobs, LabelDynamics, sample
@@ -85,180 +86,196 @@ INK, WALK, TURN, ORBIT, SOFT = "#111111", "#882255", "#117733", "#D1006C", "#8A8
 
 
 class LabellingView:
-    """The picture of one label's dynamics; `run`: whose
-    history is drawn; `under`: a grey image [h w] below"""
+    """The picture of one label's dynamics; the distances in the history
+    of `run` are drawn; `under`: a grey image [h w] below the label"""
 
     def __init__(self, run: Run, under: np.ndarray | None = None, shown: int = 150):
         self.run, self.under, self.shown = run, under, shown
         self._key, self._still, self._since, self._map = None, {}, (0, 0.0), None
 
-    def still(self, m: LabelDynamics) -> dict:
-        "What changes only with mask or field: colours, arrows, boundary, the mask that comes back"
-        if self._key is not m.field:
-            edge, away = contours(m.phi), sample(m.phi[None, None], m.p[None]).abs().mean()
-            how = dict(near=6.0, h=m.knobs.h, scheme=m.knobs.scheme)
-            traced = outline(m.field.f[0], m.phi, 24, **how) if m.knobs.omega else None
-            self._key, self._since, self._map = m.field, (m.index, float(away)), None
-            self._still = dict(
-                raster=raster(distance_colors(m.phi, under=self.under)),
-                arrows=arrows(m.field.f[0], 16, "#5b6470" if self.under is None else "#ffffff"),
-                edge=lines(edge, len(m.mask), color=INK, width=2, name="boundary"),
-                edges=edge,
-                traced=traced,
-            )
-        return self._still
-
-    def label(self, m: LabelDynamics) -> Panel:
-        """Distance, field, agents with their trails, boundary,
-        section and closed orbit; green: the watched agent"""
-        s, (h, w) = self.still(m), m.mask.shape
-        trails, p = m.trails[: self.shown], m.p[: self.shown]
-        layers = [
-            s["raster"],
-            s["arrows"],
-            lines(list(trails[1:]), h, color=WALK, width=1),
-            s["edge"],
-            Points(up(p[1:], h), color=WALK, size=4.5, name=f"{len(m.p):,} agents"),
-        ]
-        if m.orbit is not None:
-            layers.append(lines([m.orbit.points], h, color=ORBIT, width=2.4, name="closed orbit"))
-        ends = torch.stack(
-            [m.section.point - 9 * m.section.normal, m.section.point + 9 * m.section.normal]
+# %% ../../../nbs/labs/contours/labelling.ipynb #79e5f2be
+@patch
+def still(self: LabellingView, m: LabelDynamics) -> dict:
+    "What changes only with mask or field: colours, arrows, boundary, the mask that comes back"
+    if self._key is not m.field:
+        edge, away = contours(m.phi), sample(m.phi[None, None], m.p[None]).abs().mean()
+        how = dict(near=6.0, h=m.knobs.h, scheme=m.knobs.scheme)
+        traced = outline(m.field.f[0], m.phi, 24, **how) if m.knobs.omega else None
+        self._key, self._since, self._map = m.field, (m.index, float(away)), None
+        self._still = dict(
+            raster=raster(distance_colors(m.phi, under=self.under)),
+            arrows=arrows(m.field.f[0], 16, "#5b6470" if self.under is None else "#ffffff"),
+            edge=lines(edge, len(m.mask), color=INK, width=2, name="boundary"),
+            edges=edge,
+            traced=traced,
         )
+    return self._still
+
+# %% ../../../nbs/labs/contours/labelling.ipynb #dedee605
+@patch
+def label(self: LabellingView, m: LabelDynamics) -> Panel:
+    """Distance, field, agents with their trails, boundary,
+    section and closed orbit; green: the watched agent"""
+    s, (h, w) = self.still(m), m.mask.shape
+    trails, p = m.trails[: self.shown], m.p[: self.shown]
+    layers = [
+        s["raster"],
+        s["arrows"],
+        lines(list(trails[1:]), h, color=WALK, width=1),
+        s["edge"],
+        Points(up(p[1:], h), color=WALK, size=4.5, name=f"{len(m.p):,} agents"),
+    ]
+    if m.orbit is not None:
+        layers.append(lines([m.orbit.points], h, color=ORBIT, width=2.4, name="closed orbit"))
+    ends = torch.stack(
+        [m.section.point - 9 * m.section.normal, m.section.point + 9 * m.section.normal]
+    )
+    layers += [
+        lines([ends], h, color=TURN, width=3.5, name="section"),
+        lines([trails[0]], h, color=TURN, width=2.2),
+        Points(up(p[:1], h), color=TURN, size=9, name="watched agent"),
+    ]
+    return Panel(
+        "label",
+        layers,
+        title="draw a label · click: the watched agent",
+        bare=True,
+        xlim=(-0.5, w - 0.5),
+        ylim=(-0.5, h - 0.5),
+        draw=True,
+    )
+
+# %% ../../../nbs/labs/contours/labelling.ipynb #3310b29d
+@patch
+def return_curve(self: LabellingView, m: LabelDynamics, span: float) -> list:
+    "The return map of this field, step and section, computed again only when one of them changes"
+    if not m.knobs.omega:
+        return []
+    key = m.field, m.section.point, span
+    if (
+        self._map is None
+        or any(a is not b for a, b in zip(key[:2], self._map[0]))
+        or span != self._map[0][2]
+    ):
+        x = torch.linspace(-span, span, 17)
+        y = return_map(
+            m.field.f[0],
+            m.section.point,
+            m.section.normal,
+            x,
+            m.knobs.h,
+            m.knobs.scheme,
+            m.knobs.omega,
+        )
+        ok = torch.isfinite(y)
+        self._map = key, Curves(x[ok], y[ok], color=ORBIT, width=1.4, name="the map")
+    return [self._map[1]]
+
+
+@patch
+def cobweb(self: LabellingView, m: LabelDynamics) -> Panel:
+    "The next crossing against the last one, as a staircase that ends on the diagonal"
+    s = np.asarray(m.returns[-40:], np.float32)
+    span = 2.0 ** math.ceil(math.log2(np.clip(1.1 * np.abs(s).max(), 1, 32))) if len(s) else 8.0
+    layers = [
+        Curves([-span, span], [-span, span], color=SOFT, width=1, name="next = last"),
+        *self.return_curve(m, span),
+    ]
+    if len(s) > 1:
+        stairs = np.stack([np.repeat(s, 2)[:-1], np.r_[s[0], np.repeat(s[1:], 2)]], 1)
         layers += [
-            lines([ends], h, color=TURN, width=3.5, name="section"),
-            lines([trails[0]], h, color=TURN, width=2.2),
-            Points(up(p[:1], h), color=TURN, size=9, name="watched agent"),
+            Paths(stairs, [0, len(stairs)], color=TURN, width=1.6, arrow=False),
+            Points(np.stack([s[:-1], s[1:]], 1), color=TURN, size=6, name="the agent"),
         ]
-        return Panel(
-            "label",
-            layers,
-            title="draw a label · click: the watched agent",
-            bare=True,
-            xlim=(-0.5, w - 0.5),
-            ylim=(-0.5, h - 0.5),
-            draw=True,
-        )
+    return Panel(
+        "cobweb",
+        layers,
+        title="return map of the section",
+        xlabel="px from boundary, this turn",
+        ylabel="next turn",
+        xlim=(-span, span),
+        ylim=(-span, span),
+        equal=True,
+    )
 
-    def cobweb(self, m: LabelDynamics) -> Panel:
-        "The next crossing against the last one, as a staircase that ends on the diagonal"
-        s = np.asarray(m.returns[-40:], np.float32)
-        span = 2.0 ** math.ceil(math.log2(np.clip(1.1 * np.abs(s).max(), 1, 32))) if len(s) else 8.0
-        layers = [
-            Curves([-span, span], [-span, span], color=SOFT, width=1, name="next = last"),
-            *self.map(m, span),
-        ]
-        if len(s) > 1:
-            stairs = np.stack([np.repeat(s, 2)[:-1], np.r_[s[0], np.repeat(s[1:], 2)]], 1)
-            layers += [
-                Paths(stairs, [0, len(stairs)], color=TURN, width=1.6, arrow=False),
-                Points(np.stack([s[:-1], s[1:]], 1), color=TURN, size=6, name="the agent"),
-            ]
-        return Panel(
-            "cobweb",
-            layers,
-            title="return map of the section",
-            xlabel="px from boundary, this turn",
-            ylabel="next turn",
-            xlim=(-span, span),
-            ylim=(-span, span),
-            equal=True,
-        )
+# %% ../../../nbs/labs/contours/labelling.ipynb #d63c2900
+@patch
+def distance(self: LabellingView, m: LabelDynamics) -> Panel:
+    """Mean distance of all agents at each step, the decay
+    exp(-k t), and the distance at which Euler's steps end"""
+    (x, y), (start, value) = self.run.history.series("distance").T, self._since
+    keep = x >= m.index - 1500
+    layers = [Curves(x[keep], y[keep], color=WALK, name="mean")]
+    if len(x) and x[-1] > start:
+        t = np.linspace(max(start, x[-1] - 1500), x[-1], 60)
+        decay = np.exp(-m.knobs.k * m.knobs.h * m.stride * (t - start))
+        layers.append(Curves(t, value * decay, color=SOFT, width=1.2, name="exp(-k t)"))
+    edges, k = self._still["edges"], m.knobs
+    length = sum(np.hypot(*np.diff(e, axis=0).T).sum() for e in edges)
+    ends = euler_ends(k.k, k.omega, k.h, length / (2 * math.pi))
+    if k.scheme == "euler" and len(edges) == 1 and ends < 40:
+        layers.append(Line(ends, text=f"Euler ends {ends:.1f} px outside", color=ORBIT))
+    return Panel(
+        "distance",
+        layers,
+        title="distance of all agents",
+        xlabel="step",
+        ylabel="px from the boundary",
+        ylim=(0, 1.1 * max([1.0, *y[keep]])),
+    )
 
-    def map(self, m: LabelDynamics, span: float) -> list:
-        "The return map of this field, step and section, kept while they stay"
-        if not m.knobs.omega:
-            return []
-        key = m.field, m.section.point, span
-        if (
-            self._map is None
-            or any(a is not b for a, b in zip(key[:2], self._map[0]))
-            or span != self._map[0][2]
-        ):
-            x = torch.linspace(-span, span, 17)
-            y = return_map(
-                m.field.f[0],
-                m.section.point,
-                m.section.normal,
-                x,
-                m.knobs.h,
-                m.knobs.scheme,
-                m.knobs.omega,
-            )
-            ok = torch.isfinite(y)
-            self._map = key, Curves(x[ok], y[ok], color=ORBIT, width=1.4, name="the map")
-        return [self._map[1]]
 
-    def distance(self, m: LabelDynamics) -> Panel:
-        """Mean distance of all agents at each step, the
-        decay that k says, where Euler's steps must end"""
-        (x, y), (start, value) = self.run.history.series("distance").T, self._since
-        keep = x >= m.index - 1500
-        layers = [Curves(x[keep], y[keep], color=WALK, name="mean")]
-        if len(x) and x[-1] > start:
-            t = np.linspace(max(start, x[-1] - 1500), x[-1], 60)
-            decay = np.exp(-m.knobs.k * m.knobs.h * m.stride * (t - start))
-            layers.append(Curves(t, value * decay, color=SOFT, width=1.2, name="exp(-k t)"))
-        edges, k = self._still["edges"], m.knobs
-        length = sum(np.hypot(*np.diff(e, axis=0).T).sum() for e in edges)
-        ends = euler_ends(k.k, k.omega, k.h, length / (2 * math.pi))
-        if k.scheme == "euler" and len(edges) == 1 and ends < 40:
-            layers.append(Line(ends, text=f"Euler ends {ends:.1f} px outside", color=ORBIT))
-        return Panel(
-            "distance",
-            layers,
-            title="distance of all agents",
-            xlabel="step",
-            ylabel="px from the boundary",
-            ylim=(0, 1.1 * max([1.0, *y[keep]])),
-        )
+@patch
+def crossings(self: LabellingView, m: LabelDynamics) -> Panel:
+    "How far from the boundary the watched agent crossed, turn by turn"
+    s = np.asarray(m.returns[-60:], np.float32)
+    turn = np.arange(len(m.returns) - len(s), len(m.returns)) + 1
+    layers = [Curves(turn, s, color=TURN, marks=True), Line(0, text="boundary", color=INK)]
+    span = float(np.clip(1.2 * np.abs(s).max(), 1, 60)) if len(s) else 1.0
+    return Panel(
+        "crossings",
+        layers,
+        title="its crossings",
+        xlabel="turn",
+        ylabel="px from the boundary",
+        xlim=(max(0, len(m.returns) - 60), max(8, len(m.returns) + 1)),
+        ylim=(-span, span),
+    )
 
-    def crossings(self, m: LabelDynamics) -> Panel:
-        "How far from the boundary the watched agent crossed, turn by turn"
-        s = np.asarray(m.returns[-60:], np.float32)
-        turn = np.arange(len(m.returns) - len(s), len(m.returns)) + 1
-        layers = [Curves(turn, s, color=TURN, marks=True), Line(0, text="boundary", color=INK)]
-        span = float(np.clip(1.2 * np.abs(s).max(), 1, 60)) if len(s) else 1.0
-        return Panel(
-            "crossings",
-            layers,
-            title="its crossings",
-            xlabel="turn",
-            ylabel="px from the boundary",
-            xlim=(max(0, len(m.returns) - 60), max(8, len(m.returns) + 1)),
-            ylim=(-span, span),
-        )
+# %% ../../../nbs/labs/contours/labelling.ipynb #e577202f
+@patch
+def back(self: LabellingView, m: LabelDynamics) -> Panel:
+    "What the closed orbits of 24 agents enclose, against the label"
+    traced = self._still["traced"]
+    if traced is None:
+        return Panel("back", [raster(agreement(m.mask, m.mask))], title="ω = 0: no orbit")
+    failed = sum(traced.failed.values())
+    both = float(dice(traced.mask[None], m.mask[None]))
+    return Panel(
+        "back",
+        [raster(agreement(traced.mask, m.mask))],
+        title=f"Dice {both:.3f}, {24 - failed} of 24 closed",
+    )
 
-    def back(self, m: LabelDynamics) -> Panel:
-        "What the closed orbits of 24 agents enclose, against the label"
-        traced = self._still["traced"]
-        if traced is None:
-            return Panel("back", [raster(agreement(m.mask, m.mask))], title="ω = 0: no orbit")
-        failed = sum(traced.failed.values())
-        both = float(dice(traced.mask[None], m.mask[None]))
-        return Panel(
-            "back",
-            [raster(agreement(traced.mask, m.mask))],
-            title=f"Dice {both:.3f}, {24 - failed} of 24 closed",
-        )
-
-    def scene(self, m: LabelDynamics) -> Scene:
-        "All panels; the note says how the step stands"
-        k, step = m.knobs, m.knobs.k * m.knobs.h
-        says = f"k h = {step:.3g}: " + (
-            "beyond 2, no step can settle: lower h or k"
-            if step >= 2
-            else "above 1, agents leap over the boundary; beyond 2 they never settle"
-            if step > 1
-            else "stable (below 2)"
-        )
-        drift = " · Euler drifts outwards: a midpoint step cures it" if k.scheme == "euler" else ""
-        panels = [self.label(m), self.cobweb(m), self.distance(m), self.crossings(m), self.back(m)]
-        return Scene(
-            panels,
-            title="A label becomes a dynamical system",
-            note=f"{says}{drift} · blue inside, brown outside · mask: blue missed, orange too much",
-        )
+# %% ../../../nbs/labs/contours/labelling.ipynb #344dc869
+@patch
+def scene(self: LabellingView, m: LabelDynamics) -> Scene:
+    "All panels; the note says how the step stands"
+    k, step = m.knobs, m.knobs.k * m.knobs.h
+    says = f"k h = {step:.3g}: " + (
+        "beyond 2, no step can settle: lower h or k"
+        if step >= 2
+        else "above 1, agents leap over the boundary; beyond 2 they never settle"
+        if step > 1
+        else "stable (below 2)"
+    )
+    drift = " · Euler drifts outwards: a midpoint step cures it" if k.scheme == "euler" else ""
+    panels = [self.label(m), self.cobweb(m), self.distance(m), self.crossings(m), self.back(m)]
+    return Scene(
+        panels,
+        title="A label becomes a dynamical system",
+        note=f"{says}{drift} · blue inside, brown outside · mask: blue missed, orange too much",
+    )
 
 # %% ../../../nbs/labs/contours/labelling.ipynb #a2b11a0c
 @dataclass
@@ -275,7 +292,7 @@ class LabKnobs(FlowKnobs):
         0.5, 0.05, 8.0, scale="log", label="step h", help="Euler is stable for 0 < k h < 2"
     )
 
-
+# %% ../../../nbs/labs/contours/labelling.ipynb #4fd90b2e
 def heart(seed: int, size: int = 128) -> tuple[torch.Tensor, np.ndarray]:
     "The label [size size] and image of a phantom heart"
     from deffi_lab.data.heart.phantom import phantom
@@ -307,7 +324,7 @@ def pickers() -> tuple[Dropdown, ToggleButtons]:
     how.add_class("deffi-draw-mode")
     return which, how
 
-
+# %% ../../../nbs/labs/contours/labelling.ipynb #4dd9939f
 def labelling_lab(
     mask: Any = None,
     shape: str = "letter U",

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...core.patch import patch
 from ...core.run import Run
 from ...data.images import ImageSet, mnist
 from ...methods.latent.chart import LandmarkChart, PlaneChart, mnist_landmarks
@@ -38,7 +39,7 @@ class Rolling:
         self.next = part.stop if part.stop < len(self.x) else 0
         return self.z
 
-
+# %% ../../../nbs/labs/latent/training.ipynb #adbd0c86
 class LatentView:
     """The picture of a VAE in training: a fixed sample of images, their places, a clicked place.
 
@@ -66,59 +67,63 @@ class LatentView:
             self.marks = Rolling(x, self.shown.fresh // 2)
         return LandmarkChart(self.marks.refresh(vae), self.places)
 
-    def scene(self, method: TrainVAE, losses: Float[np.ndarray, "n 2"] | None = None) -> Scene:
-        "Map, decoded grid, loss, and the digit of the clicked place"
-        vae = method.vae
-        chart = self.chart(vae)
-        xy = chart.place(self.shown.refresh(vae)).cpu().numpy()
-        near = np.quantile(xy, [0.002, 0.998], axis=0)
-        span = (near[1] - near[0]).max() * 0.54 + 1e-3
-        cx, cy = near.mean(0)
-        limits = (cx - span, cx + span, cy - span, cy + span)
-        how = (
-            "its 2-D latent space"
-            if vae.latent == 2
-            else f"{vae.latent}-D latent space, placed by UMAP landmarks"
+# %% ../../../nbs/labs/latent/training.ipynb #78a99650
+@patch
+def scene(
+    self: LatentView, method: TrainVAE, losses: Float[np.ndarray, "n 2"] | None = None
+) -> Scene:
+    "Map, decoded grid, loss, and the digit of the clicked place"
+    vae = method.vae
+    chart = self.chart(vae)
+    xy = chart.place(self.shown.refresh(vae)).cpu().numpy()
+    near = np.quantile(xy, [0.002, 0.998], axis=0)
+    span = (near[1] - near[0]).max() * 0.54 + 1e-3
+    cx, cy = near.mean(0)
+    limits = (cx - span, cx + span, cy - span, cy + span)
+    how = (
+        "its 2-D latent space"
+        if vae.latent == 2
+        else f"{vae.latent}-D latent space, placed by UMAP landmarks"
+    )
+    layers = [Points(xy, self.label, size=2.2, alpha=0.75, tags=True)]
+    if self.clicked is not None:
+        layers.append(Points(np.array([self.clicked]), color="#000000", size=12, mark="ring"))
+    decode = lambda p: vae.decode(chart.lift(p.to(self.shown.x.device)))
+    if self.frames % 4 == 0:
+        self.grid = decoded_grid(decode, limits)  # twice a second is enough
+    self.frames += 1
+    panels = [
+        Panel(
+            "map",
+            layers,
+            title=f"{len(xy):,} images: {how}",
+            xlim=limits[:2],
+            ylim=limits[2:],
+            equal=True,
+            click=True,
+            class_names=self.names,
+        ),
+        Panel("grid", [Image(self.grid)], title="what each place decodes to"),
+    ]
+    if losses is not None and len(losses) > 1:
+        curve = Curves(losses[:, 0], losses[:, 1], name="loss")
+        panels.append(
+            Panel("loss", [curve], title="negative ELBO", xlabel="step", ylabel="nats an image")
         )
-        layers = [Points(xy, self.label, size=2.2, alpha=0.75, tags=True)]
-        if self.clicked is not None:
-            layers.append(Points(np.array([self.clicked]), color="#000000", size=12, mark="ring"))
-        decode = lambda p: vae.decode(chart.lift(p.to(self.shown.x.device)))
-        if self.frames % 4 == 0:
-            self.grid = decoded_grid(decode, limits)  # twice a second is enough
-        self.frames += 1
-        panels = [
-            Panel(
-                "map",
-                layers,
-                title=f"{len(xy):,} images: {how}",
-                xlim=limits[:2],
-                ylim=limits[2:],
-                equal=True,
-                click=True,
-                class_names=self.names,
-            ),
-            Panel("grid", [Image(self.grid)], title="what each place decodes to"),
-        ]
-        if losses is not None and len(losses) > 1:
-            curve = Curves(losses[:, 0], losses[:, 1], name="loss")
-            panels.append(
-                Panel("loss", [curve], title="negative ELBO", xlabel="step", ylabel="nats an image")
-            )
-        return Scene([*panels, *self.decoded(vae, chart)], title="A latent space as it forms")
+    return Scene([*panels, *self.decoded(vae, chart)], title="A latent space as it forms")
 
-    @torch.no_grad()
-    def decoded(self, vae: VAE, chart) -> list[Panel]:
-        "The digit at the clicked place, if there is one"
-        at = torch.tensor(
-            [self.clicked or (0.0, 0.0)], dtype=torch.float32, device=self.shown.x.device
-        )
-        title = (
-            "click the map to decode a place"
-            if self.clicked is None
-            else f"decoded at ({self.clicked[0]:.2f}, {self.clicked[1]:.2f})"
-        )
-        return [Panel("decoded", [Image(mosaic(vae.decode(chart.lift(at)), 1))], title=title)]
+# %% ../../../nbs/labs/latent/training.ipynb #83db3c7c
+@patch
+@torch.no_grad()
+def decoded(self: LatentView, vae: VAE, chart) -> list[Panel]:
+    "The digit at the clicked place, if there is one"
+    at = torch.tensor([self.clicked or (0.0, 0.0)], dtype=torch.float32, device=self.shown.x.device)
+    title = (
+        "click the map to decode a place"
+        if self.clicked is None
+        else f"decoded at ({self.clicked[0]:.2f}, {self.clicked[1]:.2f})"
+    )
+    return [Panel("decoded", [Image(mosaic(vae.decode(chart.lift(at)), 1))], title=title)]
 
 # %% ../../../nbs/labs/latent/training.ipynb #764d259a
 def latent_map(data: ImageSet | None = None, latent: int = 2, sample: int = 6000) -> Scene:
