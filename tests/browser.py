@@ -265,6 +265,11 @@ class LabView:
         return int(self.canvas.get_attribute("data-seq"))
 
     @property
+    def words(self) -> str:
+        "What a screen reader says of the picture: the only image that the browser names there"
+        return self.canvas.get_by_role("img").get_attribute("aria-label")
+
+    @property
     def status(self) -> str:
         return self.canvas.get_attribute("data-status")
 

@@ -3,12 +3,14 @@
 // kernel -> page: {kind: "frame", seq, scene} with one binary buffer an array, {kind: "pong"}
 // page -> kernel: hello, ack {seq}, ping, click {panel, x, y}, drag {panel, x0, y0, x1, y1}, pause_ms {ms},
 //                 draw {panel, xy: [x, y, x, y, ...]}: a line drawn freehand in a panel with `draw`
+// The canvas is an image to assistive technology: scene.words (what is drawn, made by the kernel) is its label.
 // For tests the root element carries data-seq (last frame drawn), data-status, and `element.deffi`:
 // {seq, scene: {panels: [{name, layers: [{kind, ...arrays}]}]}, boxes: [panel areas in CSS pixels], pause_ms: []}.
 
 const FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif";
 const INK = "#222222", SOFT = "#666666", RULE = "#d9d9d9";
 const MOST = 4000;                                // points of a line drawn freehand
+const WORDS_MS = 3000;                            // the label changes at most this often
 const PING_MS = 2000, SILENCE_MS = 7000, NARROW = 620;
 const LOST_TEXT = "kernel gone: re-run the cell (a long-running cell looks the same: wait for it)";
 const TYPES = { f4: Float32Array, u1: Uint8Array, i4: Int32Array };
@@ -437,6 +439,8 @@ function element(tag, parent, css, className = "") {
 function render({ model, el }) {
   const root = element("div", el, "position:relative;width:100%;background:#fff;border-radius:4px;overflow:hidden;min-height:40px", "deffi-canvas");
   const canvas = element("canvas", root, "display:block;touch-action:none");
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", "A picture that is not drawn yet");
   const tip = element("div", root, `position:absolute;right:8px;top:4px;font:11px ${FONT};color:${SOFT};pointer-events:none;background:rgba(255,255,255,.85)`);
   const dot = element("div", root, "position:absolute;width:10px;height:10px;border:2px solid;border-radius:50%;pointer-events:none;display:none");
   const read = element("div", root, `position:absolute;padding:4px 8px;font:12px ${FONT};color:${INK};white-space:pre;pointer-events:none;background:rgba(255,255,255,.95);border:1px solid ${RULE};border-left:4px solid;border-radius:3px;box-shadow:0 1px 4px rgba(0,0,0,.2);display:none`, "deffi-read");
@@ -448,6 +452,9 @@ function render({ model, el }) {
   let lastMessage = performance.now(), pauseAt = null, lost = false;
 
   const status = () => { root.dataset.status = lost ? "lost" : model.get("status"); };
+  let wordsAt = -Infinity, wordsDue = 0;
+  const label = () => { wordsDue = 0; wordsAt = performance.now(); canvas.setAttribute("aria-label", view.scene.words); };
+  const relabel = () => { wordsDue ||= setTimeout(label, Math.max(0, wordsAt + WORDS_MS - performance.now())); };
   const draw = () => {
     view.raf = 0;
     const f = view.frame;
@@ -455,6 +462,7 @@ function render({ model, el }) {
     if (f) view.scene = f.scene;
     if (view.scene) paint(view);
     if (!f) return;
+    relabel();
     root.deffi.seq = f.seq; root.deffi.scene = f.scene; root.dataset.seq = String(f.seq);
     model.send({ kind: "ack", seq: f.seq });
   };
@@ -492,7 +500,7 @@ function render({ model, el }) {
   status();
   model.send({ kind: "hello" });
   return () => {
-    clearInterval(beat); size.disconnect(); cancelAnimationFrame(view.raf);
+    clearInterval(beat); clearTimeout(wordsDue); size.disconnect(); cancelAnimationFrame(view.raf);
     document.removeEventListener("pointerdown", onPause, true);
     model.off("msg:custom", onMessage); model.off("change:status", onStatus);
   };

@@ -179,3 +179,34 @@ def test_voila(tmp_path):
         v.wait_status("paused")
         shot(p, "voila_narrow")
         assert p.complaints == []
+
+
+def test_the_canvas_says_what_is_drawn(tmp_path):
+    """The canvas is an image with a label, which names the panels and follows the last value"""
+    notebook(tmp_path / "demo.ipynb", [METHOD])
+    watch = """c => { window.labels = []; new MutationObserver(() => window.labels.push(
+        [performance.now(), c.getAttribute('aria-label')])).observe(
+        c, {attributes: true, attributeFilter: ['aria-label']}); }"""
+    with server(tmp_path) as at, page() as p:
+        open_lab(p, at, "demo.ipynb")
+        run_all(p)
+        v = LabView(p)
+        v.wait_drawn()
+        v.until(
+            lambda: v.words.startswith("Points that go home. Latent space: "), "the first words"
+        )
+        assert "5,000 points in 10 classes" in v.words and "labelled: 20 points" in v.words
+        assert "random: 0.7 at labels 40" in v.words and "without values yet" in v.words
+        p.eval_on_selector(".deffi-canvas canvas", watch)
+        v.press("start")
+        v.wait_status("running")
+        p.wait_for_timeout(7000)
+        v.press("pause")
+        v.wait_status("paused")
+        p.wait_for_timeout(600)
+        labels = p.evaluate("window.labels")
+        apart = [b[0] - a[0] for a, b in zip(labels, labels[1:])]
+        assert 2 <= len(labels) <= 5 and min(apart) > 2500, (apart, "a low rate")
+        assert len({words for _, words in labels}) == len(labels)
+        last = f"at step {v.layer('loss', 0)['x'][-1]:,.6g}"
+        v.until(lambda: last in v.words, "the words of the picture that stands")

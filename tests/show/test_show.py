@@ -29,6 +29,7 @@ from deffi_lab.show.scene import (
     Points,
     Scene,
     Text,
+    describe,
     grid,
 )
 
@@ -114,6 +115,35 @@ def test_layers_hold_copies_and_take_tensors():
     assert p.xy.dtype == np.float32 and (q.xy == 0).all(), (
         "a frame that waits must not change under way"
     )
+
+
+def test_a_scene_can_be_told_in_words():
+    words = describe(every_layer())
+    for part in (
+        "map: regions of 10 classes, 50 points in",
+        "3 points",
+        "2 lines",
+        "50 arrows",
+        "here",
+    ):
+        assert part in words, words
+    assert "ours: 0.7 (0.6 to 0.8) at" in words
+    assert encode(every_layer())[0]["words"] == words
+
+
+def test_the_words_of_a_scene_stay_short():
+    tiles = [Image(DIGIT) for _ in range(100)]
+    many = [Curves([1], [k], f"lane {k}") for k in range(30)]
+    words = describe(Scene([Panel("a", tiles), Panel("b", many), Panel("c", [Curves([], [])])]))
+    assert "100 images" in words and "and 22 more" in words and "without values yet" in words
+    assert len(words) < 300
+
+
+def test_the_words_change_with_the_scene():
+    def at(k):
+        return describe(Scene([Panel("loss", [Curves(range(k), np.ones(k) / k, "loss")])]))
+
+    assert at(4) == "loss: loss: 0.25 at x 3." and at(5) == "loss: loss: 0.2 at x 4."
 
 
 def test_frames_come_back_bit_equal():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TYPES', 'FIELDS', 'encode', 'decode', 'Gate', 'SceneCanvas']
 
-# %% ../../../nbs/show/render/canvas.ipynb #0d5ffdc7
+# %% ../../../nbs/show/render/canvas.ipynb #8a48d98a
 import threading
 import time
 from collections.abc import Callable
@@ -18,9 +18,9 @@ import numpy as np
 import traitlets
 
 from ..layers import GREY, PALETTE, Layer, Map
-from ..scene import Panel, Scene, grid
+from ..scene import Panel, Scene, describe, grid
 
-# %% ../../../nbs/show/render/canvas.ipynb #227cbc83
+# %% ../../../nbs/show/render/canvas.ipynb #09ad5493
 TYPES = {"f4": np.float32, "u1": np.uint8, "i4": np.int32}
 
 
@@ -70,6 +70,7 @@ def encode(scene: Scene) -> tuple[dict[str, Any], list[memoryview]]:
     return dict(
         title=scene.title,
         note=scene.note,
+        words=describe(scene),
         wide=grid(n),
         narrow=grid(n, narrow=True),
         panels=panels,
@@ -90,7 +91,7 @@ def decode(head: dict[str, Any], buffers: list) -> dict[str, list[dict[str, Any]
         for p in head["panels"]
     }
 
-# %% ../../../nbs/show/render/canvas.ipynb #af96097b
+# %% ../../../nbs/show/render/canvas.ipynb #d0576591
 class Gate:
     """Decides when a frame may be sent: at most `fps` a second, each after the receipt of the last
     one, or after `patience` seconds.
@@ -139,7 +140,7 @@ class Gate:
         if not self.attached:
             self.attached, self.missed = True, 0
 
-# %% ../../../nbs/show/render/canvas.ipynb #ea1cf4e4
+# %% ../../../nbs/show/render/canvas.ipynb #be10d8ff
 FIELDS = {
     "click": ("panel", "x", "y"),
     "drag": ("panel", "x0", "y0", "x1", "y1"),
