@@ -249,7 +249,9 @@ def test_bad_input(how, words):
 def test_a_loss_must_be_one_number_of_the_parameters():
     model = net()
     with pytest.raises(ValueError, match=r"\[32\].*one number"):
-        next(iter(Fit(model, lambda b: F.cross_entropy(model(b[0]), b[1], reduction="none"), batch)))
+        next(
+            iter(Fit(model, lambda b: F.cross_entropy(model(b[0]), b[1], reduction="none"), batch))
+        )
     with pytest.raises(ValueError, match="requires_grad=False"):
         next(iter(Fit(model, lambda b: b[0].mean(), batch)))
 
