@@ -209,7 +209,7 @@ def study(name: str, k: int, seeds: range, units: list[str], table: dict) -> Non
                 found = table[unit](*sets(name, seed, k), seed)
                 ledger.add_many(
                     [
-                        (Key(name, m, 0, seed), Point(k, value, told["seconds"], told=told))
+                        (Key(name, m, 0, seed), Point(k, value, told["seconds"], metrics=told))
                         for m, (value, told) in found.items()
                     ]
                 )

@@ -286,7 +286,7 @@ def run(name: str, k: int, seeds: range, units: list[str]) -> None:
                 took = time.time() - t
                 ledger.add_many(
                     [
-                        (Key(name, m, 0, seed), Point(k, value, took, told=told))
+                        (Key(name, m, 0, seed), Point(k, value, took, metrics=told))
                         for m, (value, told) in found.items()
                     ]
                 )

@@ -57,7 +57,7 @@ def line(key: Key, p: Point) -> str:
                     p.value,
                     p.seconds,
                     *lists,
-                    *p.told.values(),
+                    *p.metrics.values(),
                 ),
             )
         )

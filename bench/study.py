@@ -146,7 +146,7 @@ if __name__ == "__main__":
         SHIPPED.unlink(missing_ok=True)
         take_up_fewest()
         with Ledger(WORK, "study") as ledger:
-            ledger.export(SHIPPED, told=("kappa", "doubt"))
+            ledger.export(SHIPPED, metrics=("kappa", "doubt"))
     elif not a.table:
         run(a.parts or list(PARTS), a.workers)
     if a.table or a.export:

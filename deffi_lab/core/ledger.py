@@ -39,14 +39,14 @@ class Key:
 @dataclass(frozen=True, eq=False)
 class Point:
     """One measurement: `labels` asked for, `value` reached,
-    `order` of the labels, `next` to be asked, numbers `told`"""
+    `order` of the labels, `next` to be asked, and other `metrics` (JSON data)"""
 
     labels: int
     value: float
     seconds: float = 0.0
     order: Sequence[int] = ()
     next: Sequence[int] = ()
-    told: dict = field(default_factory=dict)
+    metrics: dict = field(default_factory=dict)
 
     def row(self) -> tuple:
         "What the table holds of it"
@@ -56,8 +56,13 @@ class Point:
             float(self.value),
             float(self.seconds),
             *blobs,
-            json.dumps(self.told, sort_keys=True),
+            json.dumps(self.metrics, sort_keys=True),
         )
+
+    @property
+    def told(self) -> dict:
+        "The former name of `metrics`"
+        return self.metrics
 
     def __eq__(self, other: object) -> bool:
         "Equal in all but the time that it took"
@@ -66,14 +71,14 @@ class Point:
         ]
 
 # %% ../../nbs/core/ledger.ipynb #d92531b2
-APPLICATION, SCHEMA = 0x64656666, 1  # "deff"
+APPLICATION, SCHEMA = 0x64656666, 2  # "deff"; schema 1 named the column of metrics otherwise
 TABLES = """
 CREATE TABLE studies (name TEXT PRIMARY KEY, settings TEXT NOT NULL);
 CREATE TABLE points (
     study TEXT NOT NULL, data TEXT NOT NULL, method TEXT NOT NULL, query INT NOT NULL,
     seed INT NOT NULL, labels INT NOT NULL, value REAL, seconds REAL NOT NULL,
     picks BLOB NOT NULL, next BLOB NOT NULL,
-    told TEXT NOT NULL, PRIMARY KEY (study, data, method, query, seed, labels)) WITHOUT ROWID;
+    metrics TEXT NOT NULL, PRIMARY KEY (study, data, method, query, seed, labels)) WITHOUT ROWID;
 CREATE TABLE failures (
     study TEXT NOT NULL, data TEXT NOT NULL, method TEXT NOT NULL, query INT NOT NULL,
     seed INT NOT NULL, labels INT NOT NULL, error TEXT NOT NULL,
@@ -206,6 +211,11 @@ def _open(self: Ledger) -> None:
     if self.readonly:
         db.execute("PRAGMA query_only=1")
         db.execute("SELECT count(*) FROM studies").fetchone()
+        if (version := db.execute("PRAGMA user_version").fetchone()[0]) < SCHEMA:
+            raise LedgerError(
+                f"{self.path}: schema {version}, this deffi_lab reads {SCHEMA}; open it once "
+                f"without readonly=True, which converts it"
+            )
         return
     tables = {r[0] for r in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
     if tables and not {"studies", "points", "failures"} <= tables:
@@ -220,6 +230,9 @@ def _open(self: Ledger) -> None:
     db.execute("PRAGMA synchronous=FULL")
     with self._change():
         if db.execute("SELECT count(*) FROM sqlite_master WHERE name='points'").fetchone()[0]:
+            if db.execute("PRAGMA user_version").fetchone()[0] < SCHEMA:
+                db.execute("ALTER TABLE points RENAME COLUMN told TO metrics")
+                db.execute(f"PRAGMA user_version={SCHEMA}")
             return
         db.execute(f"PRAGMA application_id={APPLICATION}")
         db.execute(f"PRAGMA user_version={SCHEMA}")
@@ -317,7 +330,8 @@ def _points(self: Ledger, where: str, values: tuple) -> list[Point]:
     ints = lambda blob: np.frombuffer(blob, "<i4").astype(np.int32)
     with self._translated():
         rows = self._db.execute(
-            f"SELECT labels, value, seconds, picks, next, told FROM points {where} ORDER BY labels",
+            f"SELECT labels, value, seconds, picks, next, metrics FROM points {where} "
+            "ORDER BY labels",
             values,
         ).fetchall()
     return [
@@ -376,11 +390,11 @@ def __len__(self: Ledger) -> int:
 @patch
 def columns(self: Ledger) -> dict[str, np.ndarray]:
     """Columns data, method, query, seed, labels, value,
-    seconds, and one for each number told (nan: not told)"""
+    seconds, and one for each number among the metrics (nan: none)"""
     names = ("data", "method", "query", "seed", "labels", "value", "seconds")
     with self._translated():
         rows = self._db.execute(
-            f"SELECT {', '.join(names)}, told FROM points WHERE study=? ORDER BY "
+            f"SELECT {', '.join(names)}, metrics FROM points WHERE study=? ORDER BY "
             "data, method, query, seed, labels",
             (self.study,),
         ).fetchall()
@@ -389,9 +403,9 @@ def columns(self: Ledger) -> dict[str, np.ndarray]:
         k: np.array([np.nan if r[i] is None else r[i] for r in rows], kinds[k])
         for i, k in enumerate(names)
     }
-    told = [json.loads(r[-1]) for r in rows]
-    numbers = {k for t in told for k, v in t.items() if isinstance(v, int | float)} - set(names)
-    return out | {k: np.array([t.get(k, np.nan) for t in told], float) for k in sorted(numbers)}
+    metrics = [json.loads(r[-1]) for r in rows]
+    numbers = {k for m in metrics for k, v in m.items() if isinstance(v, int | float)} - set(names)
+    return out | {k: np.array([m.get(k, np.nan) for m in metrics], float) for k in sorted(numbers)}
 
 
 @patch
@@ -405,9 +419,14 @@ def to_frame(self: Ledger) -> Any:
 
 # %% ../../nbs/core/ledger.ipynb #e686941f
 @patch
-def export(self: Ledger, path: Path | str, told: Sequence[str] | None = None) -> Path:
-    """A small copy for committing: no lists of labels, of
-    what was told only the names given (None: all numbers)"""
+def export(
+    self: Ledger, path: Path | str, metrics: Sequence[str] | None = None, lists: bool = False
+) -> Path:
+    """A small copy for committing, written whole or not at all; returns its path.
+
+    `metrics`: names of those that are copied (None: all numbers), to five digits. `lists`: whether
+    the lists of labels are copied too. LedgerError where there is a file already.
+    """
     path = Path(path)
     if path.exists():
         raise LedgerError(f"{path}: is there already; remove it or name another")
@@ -419,18 +438,23 @@ def export(self: Ledger, path: Path | str, told: Sequence[str] | None = None) ->
         ).fetchall():
             copy._db.execute("INSERT INTO studies VALUES (?, ?)", (name, settings))
         copy._db.execute("BEGIN")
-        for *row, text in self._db.execute(
-            "SELECT study, data, method, query, seed, labels, value, seconds, told "
+        for *row, picks, following, text in self._db.execute(
+            "SELECT study, data, method, query, seed, labels, value, seconds, picks, next, metrics "
             "FROM points ORDER BY study, data, method, query, seed, labels"
         ):
             numbers = {
                 k: round(v, 5) if isinstance(v, float) else v
                 for k, v in json.loads(text).items()
-                if (isinstance(v, int | float) if told is None else k in told)
+                if (isinstance(v, int | float) if metrics is None else k in metrics)
             }
             copy._db.execute(
-                "INSERT INTO points VALUES (?,?,?,?,?,?,?,round(?,2),x'',x'',?)",
-                (*row, json.dumps(numbers, separators=(",", ":"))),
+                "INSERT INTO points VALUES (?,?,?,?,?,?,?,round(?,2),?,?,?)",
+                (
+                    *row,
+                    picks if lists else b"",
+                    following if lists else b"",
+                    json.dumps(numbers, separators=(",", ":")),
+                ),
             )
         for row in self._db.execute("SELECT * FROM failures"):
             copy._db.execute("INSERT INTO failures VALUES (?,?,?,?,?,?,?)", row)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DATA', 'BOOSTING', 'known', 'check_methods', 'Recipe', 'World', 'latent_of', 'world', 'chance', 'Bout', 'begin',
            'purchase', 'together', 'view_of', 'next_of', 'boosted', 'measure', 'graph_of', 'play', 'told', 'point',
-           'FairRound', 'shipped']
+           'FairRound']
 
 # %% ../../nbs/study/protocol.ipynb #10ab8a68
 import hashlib
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from importlib.resources import as_file, files
 from time import perf_counter
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ..core.ledger import Ledger, Point
+from ..core.ledger import Point
 from ..core.pool import Pool
 from ..core.step import drain, make_generator, pick_device, under
 from ..data.images import ImageSet, cifar10, fashion_mnist, mnist
@@ -358,15 +357,4 @@ class FairRound:
         return drain(play(world(task.data, self.recipe, self.device), self.recipe, task, last))
 
 # %% ../../nbs/study/protocol.ipynb #eb77d375
-def shipped(study: str = "study") -> dict[str, np.ndarray]:
-    """Columns of a ledger that ships.
-
-    'study' (`bench/study.py`), 'fewest' (`bench/labels.py`), 'labelling' or 'blockwise' (the bench
-    of that name).
-    """
-    name = f"{study}.sqlite" if study in ("labelling", "blockwise") else "study.sqlite"
-    with (
-        as_file(files("deffi_lab") / "assets" / name) as path,
-        Ledger(path, study, readonly=True) as ledger,
-    ):
-        return ledger.columns()
+from .shipped import columns as shipped

@@ -46,7 +46,7 @@ def test_what_goes_in_comes_out(tmp_path):
             got == p
             and got.value == 1 / 3
             and got.order.tolist() == [5, 1, 2]
-            and got.told == p.told
+            and got.metrics == p.metrics
         )
         assert ledger.last(A) == p and ledger.keys() == [A] and len(ledger) == 1
         assert ledger.last(Key("mnist", "random", 0, 1)) is None
@@ -118,7 +118,7 @@ def test_to_frame_and_columns(tmp_path):
 def test_the_exported_copy_is_small_whole_and_read_only(tmp_path):
     with Ledger(filled(tmp_path / "l"), "test") as ledger:
         ledger.fail(A, 7, "text")
-        ledger.export(tmp_path / "small", told=["kappa"])
+        ledger.export(tmp_path / "small", metrics=["kappa"])
         with pytest.raises(LedgerError, match="there already"):
             ledger.export(tmp_path / "small")
         before = ledger.columns()
@@ -128,10 +128,35 @@ def test_the_exported_copy_is_small_whole_and_read_only(tmp_path):
         assert all(
             (before[k] == v).all() for k, v in small.columns().items()
         ) and small.failures() == [(A, 7, "text")]
-        assert "said" not in small.points(Key("mnist", "a", 0, 0))[0].told
+        assert "said" not in small.points(Key("mnist", "a", 0, 0))[0].metrics
         with pytest.raises(LedgerError, match="opened to be read"):
             small.add(A, Point(1, 0.5))
     assert (tmp_path / "small").read_bytes() == raw and not (tmp_path / "small-wal").exists()
+
+
+def test_a_copy_may_hold_the_lists_of_labels(tmp_path):
+    with Ledger(tmp_path / "l") as ledger:
+        ledger.add(A, Point(2, 0.5, 1.0, [7, 3], [4]))
+        ledger.export(tmp_path / "whole", lists=True)
+        ledger.export(tmp_path / "small")
+    for name, order, following in (("whole", [7, 3], [4]), ("small", [], [])):
+        with Ledger(tmp_path / name, readonly=True) as copy:
+            (p,) = copy.points(A)
+            assert (p.order.tolist(), p.next.tolist()) == (order, following)
+
+
+def test_a_ledger_of_the_former_schema_is_converted_with_all_its_points(tmp_path):
+    with Ledger(filled(tmp_path / "l"), "test") as ledger:
+        before = ledger.columns()
+        ledger._db.execute("ALTER TABLE points RENAME COLUMN metrics TO told")
+        ledger._db.execute("PRAGMA user_version=1")
+    raw = (tmp_path / "l").read_bytes()
+    with pytest.raises(LedgerError, match="schema 1, this deffi_lab reads 2; open it once without"):
+        Ledger(tmp_path / "l", "test", readonly=True)
+    assert (tmp_path / "l").read_bytes() == raw
+    Ledger(tmp_path / "l", "test").close()
+    with Ledger(tmp_path / "l", "test", readonly=True) as ledger:
+        assert all((ledger.columns()[k] == v).all() for k, v in before.items())
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,16 @@ from scipy import stats
 from deffi_lab.core.ledger import Ledger
 from deffi_lab.show.layers import GREY
 from deffi_lab.show.study import ShownTable, draw_curves, draw_gains, draw_matrix
-from deffi_lab.study.curves import Reach, extremes, geometric_labels
+from deffi_lab.study.curves import (
+    Reach,
+    by_budget,
+    extremes,
+    from_ledger,
+    geometric_labels,
+    reaches,
+)
 from deffi_lab.study.evidence import Claim, ControlMissing, describe, gain, labels_cell, table
-from deffi_lab.study.shipped import CLAIMS, FILES, claims, columns, gains, runs, settings
+from deffi_lab.study.shipped import CLAIMS, FILES, claims, columns, gains, metric, runs, settings
 from deffi_lab.study.statistics import (
     FEW,
     difference_at,
@@ -263,3 +270,57 @@ def test_the_matrix_and_the_table_show_their_control():
     t = table(RUNS, [20], names={"ours": "<ours>"}, target=0.85, baseline="random", control="half")
     html = ShownTable(t)._repr_html_()
     assert html.count(GREY) == 1 and "&lt;ours&gt;" in html and str(ShownTable(t)) == str(t)
+
+
+# ---- the ledgers hold what was measured before they were ledgers ----
+BOOSTING = {  # labels to 95 % (geometric mean), runs that never arrived, accuracy at 200 labels
+    "boost": (149, 0, 96.1),
+    "boost, eta 0": (141, 0, 96.0),
+    "pool-walk": (176, 0, 95.4),
+    "margin-diverse": (173, 0, 95.6),
+    "margin": (176, 0, 95.6),
+    "random": (370, 0, 92.9),
+    "snn-hardest-2d": (467, 0, 91.5),
+    "snn-hardest-16d": (757, 2, 89.9),
+}
+
+
+@pytest.mark.parametrize("method", BOOSTING)
+def test_the_ledger_of_boosting_holds_the_figures_of_its_former_file(method):
+    labels, never, at_200 = BOOSTING[method]
+    r = runs("boosting", "mnist")[method]
+    ends = list(reaches(r, 0.95).values())
+    assert len(r) == 10 and sum(e.censored for e in ends) == never
+    assert round(geometric_labels(ends).labels) == labels
+    assert round(100 * np.mean(by_budget(r)[200]), 1) == at_200
+    assert (
+        f"{ratio(runs('boosting')['boost'], runs('boosting')['random'], 0.95).ratio:.2f}" == "2.49"
+    )
+
+
+@pytest.mark.parametrize(
+    "data, labels, mean, seeds",
+    [
+        ("mnist", 20, 97.5, 20),
+        ("mnist", 100, 98.8, 20),
+        ("fashion", 100, 66.6, 5),
+        ("cifar", 100, 23.4, 5),
+    ],
+)
+def test_the_ledger_of_the_recipe_holds_the_figures_of_its_former_files(data, labels, mean, seeds):
+    values = by_budget(runs("fewest", data)["fewest"])[labels]
+    assert len(values) == seeds and round(100 * np.mean(values), 1) == mean
+    graph = metric("fewest", data, "graph", labels)["fewest"]
+    whole = from_ledger(columns("fewest_graph"), data, 0)["fewest"]
+    assert graph == pytest.approx(
+        [by_budget({s: c})[labels][0] for s, c in whole.items()], abs=1e-5
+    )
+    assert {len(x) for x, _ in whole.values()} == {8}
+
+
+def test_a_metric_of_each_method():
+    near = metric("boosting", "mnist", "near_flip")
+    assert list(near) == ["pool-walk"] and near["pool-walk"].shape == (10,)
+    assert set(metric("blockwise", "phantom", "TC", 20)) > {"greedy early", "U-Net early"}
+    with pytest.raises(KeyError, match="no metric 'XX'"):
+        metric("boosting", "mnist", "XX")
