@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'onehot', 'pooled', 'scan_loss', 'State', 'Residual', 'Block', 'Blocks', 'augment_scans', 'Scores',
-           'nested_sums', 'scores']
+           'nested_sums', 'scores', 'levels']
 
 # %% ../../nbs/nets/blocks.ipynb #2d1828a4
 import math
@@ -320,3 +320,8 @@ def scores(share: Float[Tensor, "n k *s"], label: UInt8[Tensor, "n *s"]) -> Scor
     sensitivity = compute_confusion_matrix_metric("sensitivity", get_confusion_matrix(said, true))
     empty = true.flatten(2).sum(2) == 0
     return Scores(dice, sensitivity.masked_fill(empty, math.nan))
+
+# %% ../../nbs/nets/blocks.ipynb #leve101a
+def levels(share: Float[Tensor, "n k *s"]) -> UInt8[Tensor, "n *s"]:
+    "The level predicted at each place: how many nested regions have a probability above one half"
+    return (nested_sums(share) > 0.5).sum(1).to(torch.uint8)

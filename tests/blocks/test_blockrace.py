@@ -1,6 +1,8 @@
 "Blocks, their rivals and one's own tumour: who goes next, scores, what is unseen, bad input"
 
+import time
 from importlib.util import find_spec
+from itertools import count
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ import torch
 pytest.importorskip("monai", reason="networks for segmentation: pip install deffi_lab[segment]")
 from deffi_lab.core.run import Run
 from deffi_lab.data.scans import Scans
-from deffi_lab.methods.blocks.race import BlockRace, RaceKnobs, levels
+from deffi_lab.methods.blocks.race import BlockRace, RaceKnobs
 from deffi_lab.methods.blocks.train import BlockKnobs, TrainBlocks
+from deffi_lab.nets.blocks import levels
 
 
 def discs(n: int, seed: int = 0, side: int = 48) -> Scans:
@@ -30,13 +33,14 @@ def sets():
     return discs(6), discs(3, seed=1)
 
 
-def small(train, unseen, rivals=("joint", "U-Net"), **knobs):
+def small(train, unseen, rivals=("joint", "U-Net"), wall=time.perf_counter, **knobs):
     return BlockRace(
         train,
         unseen,
         RaceKnobs(**dict(steps=20, polish=8, labels=6) | knobs),
         rivals=rivals,
         widths=(8, 8, 8, 8),
+        clock=wall,
     )
 
 
@@ -48,22 +52,26 @@ def test_by_work_all_spend_alike_and_the_rivals_get_no_more(sets):
     dear = max(max(lane.costs.values()) for lane in race.lanes.values())
     assert max(work.values()) - min(work.values()) <= dear, "equal work but for a step"
     for rows in race.scores.values():
-        assert rows[-1].dice.shape[1] == 3 and ((rows[-1].dice >= 0) & (rows[-1].dice <= 1)).all()
-        assert [r.work for r in rows] == sorted(r.work for r in rows)
-    assert len(race.scores["greedy"][-1].dice) == 4 and len(race.scores["U-Net"][-1].dice) == 1
+        dice = rows[-1].metrics["dice"]
+        assert dice.shape[1] == 3 and ((dice >= 0) & (dice <= 1)).all()
+        assert [r.spent.work for r in rows] == sorted(r.spent.work for r in rows)
+    last = {name: rows[-1].metrics for name, rows in race.scores.items()}
+    assert (
+        [len(last[n]["dice"]) for n in race.names]
+        == [4, 4, 1]
+        == [len(last[n]["own"]) for n in race.names]
+    )
     assert [what for _, what in race.began] == [0, 1, 2, 3, "polish", "done"]
-    assert race.scores["greedy"][-1].dice[-1, 0] > 0.6, "an easy disc is found"
+    assert last["greedy"]["dice"][-1, 0] > 0.6, "an easy disc is found"
 
 
 def test_by_the_clock_whoever_is_behind_goes_next(sets):
-    race, longest = small(*sets, steps=2000), 0.0
-    steps = iter(race)
-    for _ in range(60):
-        before = dict(race.spent)
-        next(steps)
-        longest = max(longest, *(race.spent[n] - before[n] for n in race.names))
-        assert max(race.spent.values()) - min(race.spent.values()) <= longest + 1e-6
-    assert min(race.spent.values()) > 0
+    ticks = count()
+    race = small(*sets, wall=lambda: next(ticks), steps=2000)  # each step takes a second
+    for _, step in zip(range(60), race):
+        seconds = [s.seconds for s in race.spent.values()]
+        assert max(seconds) - min(seconds) <= 1
+    assert [len(rows) for rows in race.scores.values()] == seconds == [4, 3, 3]
 
 
 def losses(race, n: int) -> list[float]:
@@ -87,16 +95,16 @@ def test_the_unseen_are_not_learnt_from_and_a_seed_repeats(sets):
     assert losses(race, 12) == pytest.approx(first, rel=1e-5), "looking and scoring change nothing"
 
 
-def test_a_strip_shows_what_each_block_says_of_the_scan_in_view(sets):
+def test_a_strip_shows_what_each_block_predicts_on_the_scan_in_view(sets):
     race = small(*sets, rivals=())
     steps = iter(race)
     while race.lanes["greedy"].active != 2:
         next(steps)
     race.show(2)
-    assert race.shown == 2 and [s.shape[-1] for s in race.said["greedy"]] == [6, 12, 24]
+    assert race.shown == 2 and [s.shape[-1] for s in race.predictions["greedy"]] == [6, 12, 24]
     race.show(3)
     assert race.shown == 0
-    assert torch.allclose(race.said["greedy"][0].sum(1), torch.ones(1, 6, 6), atol=1e-5)
+    assert torch.allclose(race.predictions["greedy"][0].sum(1), torch.ones(1, 6, 6), atol=1e-5)
 
 
 def test_one_label_and_folds_do_not_fail(sets):
@@ -111,11 +119,17 @@ def test_one_label_and_folds_do_not_fail(sets):
 
 
 def test_a_race_taken_up_again_ends_alike(sets, tmp_path):
-    first = small(*sets, clock="work", steps=6, polish=2)
+    def make():
+        ticks = count()
+        return small(*sets, wall=lambda: next(ticks), clock="work", steps=6, polish=2)
+
+    first = make()
     run = Run(first).run(30)
+    while not first.at_boundary:
+        run.run(1)
     run.save(tmp_path / "race.safetensors")
     run.run()
-    again = small(*sets, clock="work", steps=6, polish=2)
+    again = make()
     other = Run(again)
     other.load(tmp_path / "race.safetensors")
     assert 0 < again.lanes["greedy"].index < first.lanes["greedy"].index
@@ -125,8 +139,13 @@ def test_a_race_taken_up_again_ends_alike(sets, tmp_path):
             first.lanes[name].net.parameters(), again.lanes[name].net.parameters(), strict=True
         ):
             assert torch.equal(a, b)
-        assert torch.allclose(first.scores[name][-1].dice, again.scores[name][-1].dice)
-    with pytest.raises(ValueError, match="use the same rivals"):
+        assert all(
+            torch.equal(a.metrics[k], b.metrics[k])
+            for a, b in zip(first.scores[name], again.scores[name], strict=True)
+            for k in ("dice", "own")
+        )
+    assert first.spent == again.spent and first.began == again.began and again.index == first.index
+    with pytest.raises(ValueError, match="make the race with the same names"):
         small(*sets, rivals=()).load_state_dict(again.state_dict())
     with pytest.raises(ValueError, match="same scans"):
         small(*sets, labels=3).load_state_dict(again.state_dict())
@@ -147,7 +166,10 @@ def test_on_a_gpu(sets):
         pytest.skip("no CUDA device")
     race = small(*(s.to("cuda") for s in sets))
     Run(race).run()
-    assert race.said["greedy"][-1].is_cuda and race.scores["joint"][-1].dice.device.type == "cpu"
+    assert (
+        race.predictions["greedy"][-1].is_cuda
+        and race.scores["joint"][-1].metrics["dice"].device.type == "cpu"
+    )
 
 
 # ---- one's own tumour ----
@@ -224,7 +246,7 @@ def test_a_tumour_taken_up_again_is_the_same(head):
         again.load_state_dict(wrong)
 
 
-def test_a_network_in_training_says_more_of_it(head):
+def test_a_network_in_training_finds_more_of_it(head):
     from deffi_lab.data.brain.tumour import tumours
     from deffi_lab.methods.blocks.grow import GrowTumour
 
@@ -233,8 +255,8 @@ def test_a_network_in_training_says_more_of_it(head):
     with pytest.raises(ValueError, match="learns from"):
         GrowTumour(head, trainer, modalities=("T2", "FLAIR"))
     g = GrowTumour(head, trainer)
-    assert g.diary[-1].said == [0, 0, 0]
+    assert g.diary[-1].predicted == [0, 0, 0]
     run = Run(g).run(100)
-    assert g.trained == 100 and g.diary[-1].said[0] > 0 and len(g.diary) == 1
+    assert g.trained == 100 and g.diary[-1].predicted[0] > 0 and len(g.diary) == 1
     run = Run(g).run(30)
     assert run.last.phase == "waits for you" and g.diary[-1].dice[0] > 0.2

@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['ROWS', 'LANE', 'USUAL', 'PRESETS', 'BlockView', 'smallest_core', 'scans_for', 'choices', 'blockwise_lab', 'wire']
 
-# %% ../../../nbs/labs/blocks/training.ipynb #26ffbb51
+# %% ../../../nbs/labs/blocks/training.ipynb #f398a568
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from ipywidgets import Dropdown, HBox, IntSlider, ToggleButtons
 
+from ...core.patch import patch
 from ...core.run import Run
 from ...core.step import pick_device
 from ...data.scans import Scans
-from ...methods.blocks.race import MOST, BlockRace, RaceKnobs, levels
+from ...methods.blocks.race import MOST, BlockRace, RaceKnobs
 from ...methods.blocks.train import raised
-from ...nets.blocks import onehot, pooled
+from ...nets.blocks import levels, onehot, pooled
 from ...show.lab import Lab
 from ...show.layers import Curves, Line, Text, rgb
 from ...show.parts.flow import lines, raster
@@ -36,239 +37,246 @@ from deffi_lab.show.parts.strip import (
 )
 from ...show.scene import Panel, Scene
 
-# %% ../../../nbs/labs/blocks/training.ipynb #0081d97b
-ROWS = ("image", "given", "says", "errors")
+# %% ../../../nbs/labs/blocks/training.ipynb #09f2974b
+ROWS = ("image", "given", "output", "errors")
 LANE = {"greedy": "#D1006C", "polish": "#B07AA1", "joint": "#0072B2", "U-Net": "#777777"}
 
 
 class BlockView:
-    """The picture of a `BlockRace`; `lane`: whose blocks the
+    """The picture of a `BlockRace`; `lane`: the method whose blocks the
     strip shows; `region`: WT, TC, ET or mean in the race"""
 
     def __init__(self, lane: str = "greedy", region: str = "mean"):
         self.lane, self.region = lane, region
 
-    def states(self, m: BlockRace, name: str) -> list[str]:
-        "'learns', 'done' or 'waits' for each block of a lane"
-        active, said = m.lanes[name].active, len(m.said[name])
-        if active is None:
-            return (
-                ["learns" if m.phase[name] not in ("", "done") else "done"] * len(m.scales)
-                if said
-                else ["waits"] * len(m.scales)
-            )
-        return [
-            "done" if b < active else "learns" if b == active else "waits"
-            for b in range(len(m.scales))
-        ]
-
-    def strip(self, m: BlockRace) -> Panel:
-        "Image, reference map, output, errors and Dice of each block on the unseen scan"
-        states = self.states(m, self.lane)
-        s = Strip(len(m.scales), len(ROWS), tile_side(m.unseen.label.shape[1:]), foot=TOP)
-        h, w = s.pixels.shape[:2]
-        texts = [Text(s.left / 2 - 4, s.at(0, r)[1], name, size=11) for r, name in enumerate(ROWS)]
-        for b in range(len(m.scales)):
-            texts += self.column(m, s, b, states[b])
-        active = [s.frame(b) for b, state in enumerate(states) if state == "learns"]
-        layers = [raster(s.pixels), *self.handed(s, len(m.said[self.lane])), *keys(), *texts]
-        if active:
-            layers.append(lines(active, h, color=LANE["greedy"], width=2.5))
-        return Panel(
-            "strip",
-            layers,
-            bare=True,
-            xlim=(-0.5, w - 0.5),
-            ylim=(-0.5, h - 0.5),
-            title=f"coarse to fine: unseen scan {m.shown}, {self.lane} blocks",
-        )
-
-    def column(self, m: BlockRace, s: Strip, b: int, state: str) -> list[Text]:
-        "Paints the tiles of one block; its words"
-        true, said, scale = m.unseen.label[m.shown], m.said[self.lane], m.scales[b]
-        picture = torch.as_tensor(grey(m.unseen.image[m.shown], m.unseen.modalities))
-        under = pooled(picture[None, None], scale)[0, 0]
-        empty = np.full((s.side, s.side, 3), 236, np.uint8)
-        tiles = [tinted(torch.zeros(4, *under.shape), shade(under)), empty, empty, empty]
-        if 0 < b <= len(said):
-            tiles[1] = tinted(said[b - 1][0])
-        if b < len(said):
-            tiles[2:] = (
-                tinted(said[b][0], under),
-                mistakes(levels(raised(said[b], true.shape))[0], true),
-            )
-        for row, tile in enumerate(tiles):
-            s.put(b, row, tile)
-        color = {"learns": LANE["greedy"], "done": "#222222", "waits": SOFT}[state]
-        texts = [Text(*s.at(b, -0.56), f"{fraction(scale)} {state}", size=11, color=color)]
-        texts += [
-            Text(*s.at(b, r), "waits" if b or r > 1 else "no map", color=SOFT, size=11)
-            for r, tile in enumerate(tiles)
-            if tile is empty
-        ]
-        rows = m.scores[self.lane]
-        if rows and b < len(rows[-1].dice):
-            dice = " ".join(f"{v:.2f}".lstrip("0") for v in rows[-1].dice[b].tolist())
-            texts.append(Text(s.at(b, 0)[0], TOP / 2, dice, size=11))
-            if not b:
-                texts.append(Text(s.left / 2 - 4, TOP / 2, "Dice", size=11))
-        return texts
-
-    def handed(self, s: Strip, count: int) -> list:
-        "Arrows from what a block says to what the next is given"
-        h = s.pixels.shape[0]
-        ways = []
-        for b in range(min(count, 99)):
-            (x, y), x1 = s.corner(b, 2), s.corner(b + 1, 1)[0]
-            if x1 >= s.pixels.shape[1]:
-                continue
-            ways.append(
-                [
-                    [x + 0.8 * s.side, y + 0.15 * s.side],
-                    [x1 + 0.16 * s.side, s.corner(b, 1)[1] + 0.85 * s.side],
-                ]
-            )
-        return [
-            lines(ways, h, color="#FFFFFF", width=4),
-            lines(ways, h, color=LANE["greedy"], width=2, arrow=True),
-        ]
-
-    def rise(self, m: BlockRace) -> Panel:
-        "Dice of the newest greedy block as it rises; a dashed line where a block begins"
-        rows = m.scores["greedy"]
-        layers = [
-            Curves(
-                [r.seconds for r in rows],
-                [float(r.dice[-1, k]) for r in rows],
-                color=c,
-                name=name,
-                marks=len(rows) < 20,
-            )
-            for k, (name, c) in enumerate(REGION.items())
-        ]
-        layers += [
-            Line(
-                t,
-                "x",
-                what if isinstance(what, str) else fraction(m.scales[what]).split()[0],
-                color=SOFT,
-            )
-            for t, what in m.began
-            if what != "done"
-        ]
-        return Panel(
-            "rise",
-            layers,
-            title="greedy: Dice, newest block",
-            xlabel="seconds of training",
-            ylim=(0, 1),
-            xlim=(0, max(5.0, 1.05 * m.spent["greedy"])),
-        )
-
-    def race(self, m: BlockRace) -> Panel:
-        "The last block of each method against what was spent"
-        work, layers = m.knobs.clock == "work", []
-        for name, rows in m.scores.items():
-            y = [
-                float(
-                    r.dice[-1].mean()
-                    if self.region == "mean"
-                    else r.dice[-1, list(REGION).index(self.region)]
-                )
-                for r in rows
-            ]
-            x = [r.work / 1e12 if work else r.seconds for r in rows]
-            layers.append(Curves(x, y, color=LANE[name], name=name, marks=len(x) < 20))
-        most = max([5.0 if not work else 0.01, *(float(la.x[-1]) for la in layers if len(la.x))])
-        region = "mean of WT, TC, ET" if self.region == "mean" else self.region
-        return Panel(
-            "race",
-            layers,
-            title=f"Dice, {region}",
-            ylim=(0, 1),
-            xlim=(0, 1.05 * most),
-            xlabel="work (10¹² operations)" if work else "seconds of training",
-        )
-
-    def side(self, m: BlockRace) -> Panel:
-        "The expert and each method's finest map on the unseen scan"
-        image, true = m.unseen.image[m.shown], m.unseen.label[m.shown]
-        under, top = grey(image, m.unseen.modalities), 16
-        s, texts = Strip(2, -(-(1 + len(m.names)) // 2), tile_side(true.shape), 0, top), []
-        for k, name in enumerate(("expert", *m.names)):
-            share = (
-                onehot(true[None])
-                if name == "expert"
-                else raised(m.said[name][-1], true.shape)
-                if m.said[name]
-                else torch.zeros(1, 4, *true.shape)
-            )
-            tile = tinted(share[0], under)
-            s.put(k % 2, k // 2, tile)
-            x, y = s.at(k % 2, k // 2)
-            texts.append(
-                Text(x, y + s.side / 2 - 7, name, size=11, color=LANE.get(name, "#222222"))
-            )
-        h, w = s.pixels.shape[:2]
-        return Panel(
-            "side",
-            [raster(s.pixels), *texts],
-            title="side by side",
-            bare=True,
-            xlim=(-0.5, w - 0.5),
-            ylim=(-0.5, h - top - 0.5),
-        )
-
-    def memory(self, m: BlockRace) -> Panel:
-        """Bytes that training keeps for the way back; greedy:
-        full for the block that learns, pale for the largest"""
-        kept = m.lanes["greedy"].memory
-        blocks = {k: v for k, v in kept.items() if k != "polish"}
-        rows = [("greedy", max(blocks.values()), blocks.get(m.phase["greedy"], 0))]
-        rows += [(n, v, v) for n, v in kept.items() if n == "polish"]
-        rows += [(n, v, v) for n in m.names[1:] for v in [max(m.lanes[n].memory.values())]]
-        most, (h, w) = max(v for _, v, _ in rows), (26 * len(rows) + 2, 150)
-        bars, texts = np.full((h, w, 3), 255, np.uint8), []
-        for k, (name, v, now) in enumerate(rows):
-            y, color = 26 * k + 14, np.array(rgb(LANE[name]))
-            bars[y : y + 10], bars[y : y + 10, : round(w * v / most)] = (
-                240,
-                255 - (255 - color) * 0.35,
-            )
-            bars[y : y + 10, : round(w * now / most)] = color
-            text = f"{name}: {v / 2**20:.0f} MiB" + (
-                f", now {now / 2**20:.1f}" if 0 < now < v else ""
-            )
-            texts.append(Text(w / 2, h - y + 5, text, size=11))
-        return Panel(
-            "memory",
-            [raster(bars), *texts],
-            title="memory kept for the gradient",
-            bare=True,
-            xlim=(-0.5, w - 0.5),
-            ylim=(-0.5, h - 0.5),
-        )
-
     def scene(self, m: BlockRace) -> Scene:
         "All panels; the note says what the reference maps are worth"
         panels = [self.strip(m), self.rise(m), self.race(m), self.side(m), self.memory(m)]
-        return Scene(panels, title="Block by block", note=self.says(m))
+        return Scene(panels, title="Block by block", note=self.caption(m))
 
-    def says(self, m: BlockRace) -> str:
+    def caption(self, m: BlockRace) -> str:
         "The gap between labelled and unseen scans, and what the colours of errors mean"
         colours = "errors: blue too little, orange too much"
         if not m.scores["greedy"]:
             return colours
         last = m.scores["greedy"][-1]
-        seen, unseen = float(last.own[-1].mean()), float(last.dice[-1].mean())
+        own, unseen = (float(last.metrics[k][-1].mean()) for k in ("own", "dice"))
         how = f"out of {m.knobs.folds} folds" if m.knobs.folds > 1 else "in sample"
         return (
-            f"{colours} · newest block (maps {how}): Dice {seen:.2f} on its own {len(m.train)} "
+            f"{colours} · newest block (maps {how}): Dice {own:.2f} on its own {len(m.train)} "
             f"labelled, "
             f"{unseen:.2f} on unseen scans"
         )
 
-# %% ../../../nbs/labs/blocks/training.ipynb #cb2d1948
+# %% ../../../nbs/labs/blocks/training.ipynb #de32d928
+@patch
+def states(self: BlockView, m: BlockRace, name: str) -> list[str]:
+    "'learns', 'done' or 'waits' for each block of a lane"
+    active, count = m.lanes[name].active, len(m.predictions[name])
+    if active is None:
+        return (
+            ["learns" if m.phase[name] not in ("", "done") else "done"] * len(m.scales)
+            if count
+            else ["waits"] * len(m.scales)
+        )
+    return [
+        "done" if b < active else "learns" if b == active else "waits" for b in range(len(m.scales))
+    ]
+
+
+@patch
+def strip(self: BlockView, m: BlockRace) -> Panel:
+    "Image, reference map, output, errors and Dice of each block on the unseen scan"
+    states = self.states(m, self.lane)
+    s = Strip(len(m.scales), len(ROWS), tile_side(m.unseen.label.shape[1:]), foot=TOP)
+    h, w = s.pixels.shape[:2]
+    texts = [Text(s.left / 2 - 4, s.at(0, r)[1], name, size=11) for r, name in enumerate(ROWS)]
+    for b in range(len(m.scales)):
+        texts += self.column(m, s, b, states[b])
+    active = [s.frame(b) for b, state in enumerate(states) if state == "learns"]
+    layers = [raster(s.pixels), *self.handed(s, len(m.predictions[self.lane])), *keys(), *texts]
+    if active:
+        layers.append(lines(active, h, color=LANE["greedy"], width=2.5))
+    return Panel(
+        "strip",
+        layers,
+        bare=True,
+        xlim=(-0.5, w - 0.5),
+        ylim=(-0.5, h - 0.5),
+        title=f"coarse to fine: unseen scan {m.shown}, {self.lane} blocks",
+    )
+
+
+@patch
+def column(self: BlockView, m: BlockRace, s: Strip, b: int, state: str) -> list[Text]:
+    "Paints the tiles of one block; its words"
+    true, shares, scale = m.unseen.label[m.shown], m.predictions[self.lane], m.scales[b]
+    picture = torch.as_tensor(grey(m.unseen.image[m.shown], m.unseen.modalities))
+    under = pooled(picture[None, None], scale)[0, 0]
+    empty = np.full((s.side, s.side, 3), 236, np.uint8)
+    tiles = [tinted(torch.zeros(4, *under.shape), shade(under)), empty, empty, empty]
+    if 0 < b <= len(shares):
+        tiles[1] = tinted(shares[b - 1][0])
+    if b < len(shares):
+        tiles[2:] = (
+            tinted(shares[b][0], under),
+            mistakes(levels(raised(shares[b], true.shape))[0], true),
+        )
+    for row, tile in enumerate(tiles):
+        s.put(b, row, tile)
+    color = {"learns": LANE["greedy"], "done": "#222222", "waits": SOFT}[state]
+    texts = [Text(*s.at(b, -0.56), f"{fraction(scale)} {state}", size=11, color=color)]
+    texts += [
+        Text(*s.at(b, r), "waits" if b or r > 1 else "no map", color=SOFT, size=11)
+        for r, tile in enumerate(tiles)
+        if tile is empty
+    ]
+    rows = m.scores[self.lane]
+    if rows and b < len(rows[-1].metrics["dice"]):
+        values = rows[-1].metrics["dice"][b].tolist()
+        dice = " ".join(f"{v:.2f}".lstrip("0") for v in values)
+        texts.append(Text(s.at(b, 0)[0], TOP / 2, dice, size=11))
+        if not b:
+            texts.append(Text(s.left / 2 - 4, TOP / 2, "Dice", size=11))
+    return texts
+
+
+@patch
+def handed(self: BlockView, s: Strip, count: int) -> list:
+    "Arrows from the map of a block to the reference of the next"
+    h = s.pixels.shape[0]
+    ways = []
+    for b in range(min(count, 99)):
+        (x, y), x1 = s.corner(b, 2), s.corner(b + 1, 1)[0]
+        if x1 >= s.pixels.shape[1]:
+            continue
+        ways.append(
+            [
+                [x + 0.8 * s.side, y + 0.15 * s.side],
+                [x1 + 0.16 * s.side, s.corner(b, 1)[1] + 0.85 * s.side],
+            ]
+        )
+    return [
+        lines(ways, h, color="#FFFFFF", width=4),
+        lines(ways, h, color=LANE["greedy"], width=2, arrow=True),
+    ]
+
+# %% ../../../nbs/labs/blocks/training.ipynb #fb209fec
+@patch
+def rise(self: BlockView, m: BlockRace) -> Panel:
+    "Dice of the newest greedy block as it rises; a dashed line where a block begins"
+    rows = m.scores["greedy"]
+    layers = [
+        Curves(
+            [r.spent.seconds for r in rows],
+            [float(r.metrics["dice"][-1, k]) for r in rows],
+            color=c,
+            name=name,
+            marks=len(rows) < 20,
+        )
+        for k, (name, c) in enumerate(REGION.items())
+    ]
+    layers += [
+        Line(
+            t,
+            "x",
+            what if isinstance(what, str) else fraction(m.scales[what]).split()[0],
+            color=SOFT,
+        )
+        for t, what in m.began
+        if what != "done"
+    ]
+    return Panel(
+        "rise",
+        layers,
+        title="greedy: Dice, newest block",
+        xlabel="seconds of training",
+        ylim=(0, 1),
+        xlim=(0, max(5.0, 1.05 * m.spent["greedy"].seconds)),
+    )
+
+
+@patch
+def race(self: BlockView, m: BlockRace) -> Panel:
+    "The last block of each method against what was spent"
+    work, layers = m.knobs.clock == "work", []
+    for name, rows in m.scores.items():
+        last = [r.metrics["dice"][-1] for r in rows]
+        region = list(REGION).index(self.region) if self.region in REGION else slice(None)
+        y = [float(dice[region].mean()) for dice in last]
+        x = [r.spent.work / 1e12 if work else r.spent.seconds for r in rows]
+        layers.append(Curves(x, y, color=LANE[name], name=name, marks=len(x) < 20))
+    most = max([5.0 if not work else 0.01, *(float(la.x[-1]) for la in layers if len(la.x))])
+    region = "mean of WT, TC, ET" if self.region == "mean" else self.region
+    return Panel(
+        "race",
+        layers,
+        title=f"Dice, {region}",
+        ylim=(0, 1),
+        xlim=(0, 1.05 * most),
+        xlabel="work (10¹² operations)" if work else "seconds of training",
+    )
+
+# %% ../../../nbs/labs/blocks/training.ipynb #cbb90da6
+@patch
+def side(self: BlockView, m: BlockRace) -> Panel:
+    "The expert and each method's finest map on the unseen scan"
+    image, true = m.unseen.image[m.shown], m.unseen.label[m.shown]
+    under, top = grey(image, m.unseen.modalities), 16
+    s, texts = Strip(2, -(-(1 + len(m.names)) // 2), tile_side(true.shape), 0, top), []
+    for k, name in enumerate(("expert", *m.names)):
+        share = (
+            onehot(true[None])
+            if name == "expert"
+            else raised(m.predictions[name][-1], true.shape)
+            if m.predictions[name]
+            else torch.zeros(1, 4, *true.shape)
+        )
+        tile = tinted(share[0], under)
+        s.put(k % 2, k // 2, tile)
+        x, y = s.at(k % 2, k // 2)
+        texts.append(Text(x, y + s.side / 2 - 7, name, size=11, color=LANE.get(name, "#222222")))
+    h, w = s.pixels.shape[:2]
+    return Panel(
+        "side",
+        [raster(s.pixels), *texts],
+        title="side by side",
+        bare=True,
+        xlim=(-0.5, w - 0.5),
+        ylim=(-0.5, h - top - 0.5),
+    )
+
+
+@patch
+def memory(self: BlockView, m: BlockRace) -> Panel:
+    """Bytes that training saves for the gradient; greedy:
+    full for the block that learns, pale for the largest"""
+    saved = m.lanes["greedy"].memory
+    blocks = {k: v for k, v in saved.items() if k != "polish"}
+    rows = [("greedy", max(blocks.values()), blocks.get(m.phase["greedy"], 0))]
+    rows += [(n, v, v) for n, v in saved.items() if n == "polish"]
+    rows += [(n, v, v) for n in m.names[1:] for v in [max(m.lanes[n].memory.values())]]
+    most, (h, w) = max(v for _, v, _ in rows), (26 * len(rows) + 2, 150)
+    bars, texts = np.full((h, w, 3), 255, np.uint8), []
+    for k, (name, v, now) in enumerate(rows):
+        y, color = 26 * k + 14, np.array(rgb(LANE[name]))
+        bars[y : y + 10], bars[y : y + 10, : round(w * v / most)] = (
+            240,
+            255 - (255 - color) * 0.35,
+        )
+        bars[y : y + 10, : round(w * now / most)] = color
+        text = f"{name}: {v / 2**20:.0f} MiB" + (f", now {now / 2**20:.1f}" if 0 < now < v else "")
+        texts.append(Text(w / 2, h - y + 5, text, size=11))
+    return Panel(
+        "memory",
+        [raster(bars), *texts],
+        title="memory kept for the gradient",
+        bare=True,
+        xlim=(-0.5, w - 0.5),
+        ylim=(-0.5, h - 0.5),
+    )
+
+# %% ../../../nbs/labs/blocks/training.ipynb #c29f93ea
 USUAL = dict(labels=MOST, folds=0, steps=200, soften=0.3)
 PRESETS = {
     "20 labels": {},
@@ -386,11 +394,11 @@ def wire(
         lab.run.reset()
         lab.redraw()
 
-    def seen(what: str, value: str) -> None:
+    def choose(what: str, value: str) -> None:
         setattr(lab.view, what, value)
         lab.redraw()
 
     preset.observe(picked, "value")
     which.observe(lambda c: show(c["new"]), "value")
-    strip.observe(lambda c: seen("lane", c["new"]), "value")
-    region.observe(lambda c: seen("region", c["new"]), "value")
+    strip.observe(lambda c: choose("lane", c["new"]), "value")
+    region.observe(lambda c: choose("region", c["new"]), "value")

@@ -318,8 +318,8 @@ def state_dict(self: Race) -> dict:
 
 
 @patch
-def load_state_dict(self: Race, state: dict) -> None:
-    "Takes up a saved race; ValueError where the format or the lanes are others"
+def check_state(self: Race, state: dict) -> None:
+    "ValueError where the format of a state or its lanes are others"
     if state.get("format") != FORMAT:
         raise ValueError(
             f"the state has the format {state.get('format')!r}, a race needs {FORMAT!r}: it was "
@@ -330,6 +330,12 @@ def load_state_dict(self: Race, state: dict) -> None:
             f"saved lanes {sorted(state['lanes'])} are not {sorted(self.lanes)}: "
             "make the race with the same names"
         )
+
+
+@patch
+def load_state_dict(self: Race, state: dict) -> None:
+    "Takes up a saved race; ValueError where the format or the lanes are others"
+    self.check_state(state)
     self._load_lanes(state["lanes"])
     self.spent = {n: Spent(**state["spent"][n]) for n in self.lanes}
     self.scores = {
