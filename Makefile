@@ -5,6 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LESSON ?= lessons/01_selection_boosting.ipynb
 PORT   ?= 8888
+JOBS   ?= 2
 # CPU=1 installs torch without CUDA (TORCH_CPU_INDEX: where from)
 export CPU TORCH_CPU_INDEX
 # One thread a process: tests and notebooks run side by side, and two busy pools of threads hinder each other.
@@ -39,9 +40,9 @@ lint: setup      ## set up, then check style, and that notebooks and modules agr
 	$(BIN)/ruff format -q --check $(LINTED)
 	$(BIN)/python tools/check.py
 
-test: lint       ## all of `make lint`, then run the notebooks and the tests
-	$(BIN)/nbdev_test --n_workers 2 --timing --pause 0.2
-	$(BIN)/python -m pytest $(PYTEST)
+test: lint       ## all of `make lint`, then run the notebooks and the tests (JOBS=2 at once)
+	$(BIN)/nbdev_test --n_workers $(JOBS) --timing --pause 0.2
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations 20 $(PYTEST)
 
 bench: setup     ## measure side by side; writes bench/results/<machine>.json (BENCH=neighbours: one of them)
 	$(BIN)/python bench/run.py $(BENCH)

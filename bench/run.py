@@ -36,6 +36,7 @@ BENCHES = [
     "growth",
     "block_memory",
     "blockwise",
+    "tests",
 ]
 KEYS = ("name", "ours", "peer", "unit", "ratio", "low", "high", "n", "note")
 
