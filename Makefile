@@ -13,7 +13,7 @@ test nb bench: export OMP_NUM_THREADS ?= 1
 
 LINTED := nbs tests bench tools setup.py
 
-.PHONY: help setup hooks lab app test lint bench nb weights clean
+.PHONY: results help setup hooks lab app test lint bench nb weights clean
 
 help:            ## what each command does
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -46,6 +46,9 @@ test: lint       ## all of `make lint`, then run the notebooks and the tests (JO
 
 bench: setup     ## measure side by side; writes bench/results/<machine>.json (BENCH=neighbours: one of them)
 	$(BIN)/python bench/run.py $(BENCH)
+
+results: setup   ## write docs/RESULTS.md from the ledgers that ship and the rows of the benches
+	$(BIN)/python tools/results.py
 
 nb: setup        ## NB=nbs/...: text -> notebook, run, clean, export (TEXT=1: notebook -> text; REFRESH=1: run again)
 	$(BIN)/python tools/nb.py $(if $(TEXT),--text) $(if $(REFRESH),--refresh) $(NB)

@@ -113,6 +113,12 @@ CLAIMS: dict[tuple[str, str], tuple[Claim, ...]] = {
             "poisson",
             "random questions spread over a graph of latents do as well",
         ),
+        Claim(
+            "fewest",
+            "boost",
+            "poisson",
+            "random questions spread over a graph of latents do as well",
+        ),
     ),
     ("labelling", "phantom"): (
         Claim(
