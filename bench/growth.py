@@ -9,7 +9,7 @@ import torch
 from signed_distance import timed
 
 from deffi_lab.data.brain.atlas import subjects
-from deffi_lab.data.brain.growth import grow, seeds, stable_step
+from deffi_lab.data.brain.growth import first_cells, grow, stable_step
 from deffi_lab.data.brain.tumour import diffusivity
 
 RHO, SPACING, STEPS = 0.04, 1.5, 300
@@ -44,7 +44,7 @@ def rows(n: int = 7) -> list[dict]:
     heads = subjects(64, 128, seed=1, spacing=SPACING, device="cpu", height=(0.0, 45.0))
     D = diffusivity(heads, 0.5)
     places = torch.full((64, 2), 63.0) + torch.arange(64)[:, None] % 8 * torch.tensor([2.0, 3.0])
-    start = seeds(places, (128, 128), SPACING)
+    start = first_cells(places, (128, 128), SPACING)
     start = start * (D > 0)
     D[:, 0, 0] = 0.5  # every case has the same step
     dt = 0.9 * stable_step(D, RHO, SPACING)

@@ -27,7 +27,7 @@ from scipy.stats import spearmanr
 from deffi_lab.core.ledger import Key, Ledger, Point
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.heart.phantom import phantom
-from deffi_lab.data.heart.readers import Slices, packed
+from deffi_lab.data.heart.readers import Slices, sunnybrook_npz
 from deffi_lab.methods.contours.clicks import (
     ClickHint,
     by_hand,
@@ -74,7 +74,7 @@ def test_phantoms() -> Slices:
 
 @cache
 def hearts() -> Slices:
-    return packed()
+    return sunnybrook_npz()
 
 
 def sets(name: str, seed: int, k: int) -> tuple[Slices, Slices]:

@@ -17,7 +17,7 @@ import torch
 
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.heart.phantom import phantom
-from deffi_lab.data.heart.readers import packed
+from deffi_lab.data.heart.readers import sunnybrook_npz
 from deffi_lab.data.slices import Slices
 from deffi_lab.nets.segment import TrainUNet, dice, outputs, unet
 from deffi_lab.numeric.distance import signed_distance
@@ -51,7 +51,7 @@ def score(net: torch.nn.Module, s: Slices) -> torch.Tensor:
 def patients(net: torch.nn.Module) -> list[dict]:
     "One row for each patient of the packed file; none where it is missing"
     try:
-        real = packed()
+        real = sunnybrook_npz()
     except FileNotFoundError as e:
         print(e)
         return []

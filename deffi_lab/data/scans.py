@@ -6,7 +6,6 @@
 __all__ = ['REGIONS', 'LEVELS', 'ENDINGS', 'OLD', 'NEW', 'regions', 'nested', 'Scans', 'exposed', 'gliomas', 'brats_folder']
 
 # %% ../../nbs/data/scans.ipynb #477f03b8
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
-from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from ..core.step import need
+from .images import data_file
+from ..numeric.regrid import centred, majority, pooled, resampled_volume
 
 # %% ../../nbs/data/scans.ipynb #1e060e13
 REGIONS = ("WT", "TC", "ET")
@@ -209,41 +209,9 @@ def _levels(raw: np.ndarray, table: dict[int, int], where: str) -> np.ndarray:
     return out
 
 
-def _coarser(volume: Tensor, factor: int, dims: int) -> Tensor:
-    "Mean of `factor` voxels a side over the last `dims` axes of [n c *s]"
-    if factor == 1:
-        return volume
-    return (F.avg_pool2d if dims == 2 else F.avg_pool3d)(volume, factor)
-
-
-def _majority(label: UInt8[Tensor, "n *s"], factor: int) -> UInt8[Tensor, "n *s"]:
-    """The most frequent level of `factor` voxels a side;
-    where two are level the higher and the lower one in turn"""
-    votes = _coarser(
-        torch.stack([(label == k).float() for k in range(4)], 1), factor, label.ndim - 1
-    )
-    turn = (
-        sum(torch.meshgrid(*[torch.arange(s) for s in votes.shape[2:]], indexing="ij")) % 2 * 2e-4
-        - 1e-4
-    )
-    return (votes + turn * torch.arange(4.0).view(1, 4, *[1] * turn.ndim)).argmax(1).to(torch.uint8)
-
-
-def _centred(x: Tensor, size: int, axes: Sequence[int]) -> Tensor:
-    "Cropped or padded with 0 about the centre to `size` along `axes`"
-    for a in axes:
-        n = x.shape[a]
-        if n > size:
-            x = x.narrow(a, (n - size) // 2, size)
-        elif n < size:
-            pad = [0, 0] * (x.ndim - 1 - a % x.ndim) + [(size - n) // 2, size - n - (size - n) // 2]
-            x = F.pad(x, pad)
-    return x
-
-
 def gliomas(path: str | Path | None = None, size: int = 96, spacing: float = 2.0) -> Scans:
     """Real axial slices, T1c and FLAIR [n 2 size size], from `brats4.npz` (None: in
-    `$DEFFI_LAB_DATA` or `./data`).
+    `$DEFFI_LAB_DATA`, `./data` or the cache folder).
 
     `spacing` is a whole number of mm: images are averaged, labels go by majority. Split by
     `subject`, the case.
@@ -251,20 +219,7 @@ def gliomas(path: str | Path | None = None, size: int = 96, spacing: float = 2.0
 
     References: Menze et al. 2015, doi:10.1109/TMI.2014.2377694; BRATS 2013, CC BY-NC-SA 3.0.
     """
-    roots = [r for r in (os.environ.get("DEFFI_LAB_DATA"), "data") if r]
-    path = (
-        Path(path)
-        if path is not None
-        else next(
-            (p for r in roots if (p := Path(r) / "brats4.npz").is_file()),
-            Path(roots[0]) / "brats4.npz",
-        )
-    )
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: missing; name the file, set DEFFI_LAB_DATA to its folder, or use "
-            "data.tumour.tumours(n), which needs no file"
-        )
+    path = data_file(path, "brats4.npz", "data.brain.tumour.tumours(n), which needs no file")
     if spacing < 1 or spacing != int(spacing):
         raise ValueError(f"spacing={spacing}: a whole number of mm, 1 or more")
     if size < 16:
@@ -277,8 +232,8 @@ def gliomas(path: str | Path | None = None, size: int = 96, spacing: float = 2.0
     label = torch.from_numpy(_levels(raw, {0: 0, 1: 2, 2: 1, 3: 2, 4: 3}, str(path)))
     image, k = torch.from_numpy(image).float(), int(spacing)
     side = size * k
-    image, label = _centred(image, side, (2, 3)), _centred(label, side, (1, 2))
-    image, label = _coarser(image, k, 2), _majority(label, k)
+    image, label = centred(image, side, (2, 3)), centred(label, side, (1, 2))
+    image, label = pooled(image, k), majority(label, k)
     return Scans(
         _by_case(image, case.tolist()),
         label,
@@ -361,30 +316,6 @@ def _oriented(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(np.asarray(scan.dataobj).T[:, ::-1, ::-1]), scan.affine
 
 
-def _onto(
-    volume: np.ndarray,
-    steps: np.ndarray,
-    spacing: float,
-    sides: Sequence[int],
-    middle: np.ndarray,
-    levels: bool = False,
-) -> np.ndarray:
-    """[d h w] at `spacing` mm about `middle` (voxels):
-    mean of k readings a side, for `levels` their majority"""
-    k = max(1, round(spacing / float(steps.min())))
-    axes = [
-        (np.arange(n * k) - (n * k - 1) / 2) * spacing / k / s + m
-        for n, s, m in zip(sides, steps, middle)
-    ]
-    at = np.stack(np.broadcast_arrays(*np.meshgrid(*axes, indexing="ij", sparse=True)))
-    if levels:
-        fine = torch.from_numpy(map_coordinates(volume, at, order=0))
-        return _majority(fine[None], k)[0].numpy()
-    return _coarser(torch.from_numpy(map_coordinates(volume, at, order=1))[None, None], k, 3)[
-        0, 0
-    ].numpy()
-
-
 def _case(
     case: Path, modalities: Sequence[str], size: int, spacing: float
 ) -> tuple[Tensor, Tensor]:
@@ -409,15 +340,16 @@ def _case(
     middle, high = np.array([(b[0] + b[-1]) / 2 for b in box]), len(box[0]) * steps[0] / spacing
     sides = (int(np.ceil(high)), size, size)
     levels = _levels(raw, NEW if "-seg" in path.name else OLD, str(path))
-    label = _onto(levels, steps, spacing, sides, middle, levels=True)
+    label = resampled_volume(levels, steps, sides, spacing, middle, levels=True)
     if raw.any() and not label.any():
         raise ValueError(
             f"{path}: the tumour lies outside {size} voxels of {spacing} mm, or is smaller than "
             f"one: "
             "raise size or lower spacing"
         )
-    image = np.stack([_onto(read[m][1], steps, spacing, sides, middle) for m in modalities])
-    brain = torch.from_numpy(_onto(head.astype(np.float32), steps, spacing, sides, middle) > 0.5)
+    onto = lambda v: resampled_volume(v, steps, sides, spacing, middle)
+    image = np.stack([onto(read[m][1]) for m in modalities])
+    brain = torch.from_numpy(onto(head.astype(np.float32)) > 0.5)
     return exposed(torch.from_numpy(image)[None], brain[None])[0], torch.from_numpy(label)
 
 

@@ -15,7 +15,6 @@ from deffi_lab.methods.contours.orbits import (
     REASONS,
     closed_orbit,
     disc_return_map,
-    fill,
     orbits,
     outline,
     random_starts,
@@ -23,6 +22,7 @@ from deffi_lab.methods.contours.orbits import (
     union_mask,
 )
 from deffi_lab.numeric.distance import signed_distance
+from deffi_lab.numeric.polygon import fill_polygon
 
 
 def dice(a, b):
@@ -157,17 +157,19 @@ def test_fill_is_matplotlibs(seed):
     polygon = np.column_stack([30.3 + r * np.cos(a), 22.7 + r * np.sin(a)])  # part of it outside
     y, x = np.mgrid[:48, :64]
     want = Path(polygon).contains_points(np.column_stack([x.ravel(), y.ravel()])).reshape(48, 64)
-    assert np.array_equal(fill(torch.from_numpy(polygon), (48, 64)).numpy(), want)
+    assert np.array_equal(fill_polygon(torch.from_numpy(polygon), (48, 64)).numpy(), want)
 
 
 def test_fill_takes_even_odd_and_names_bad_polygons():
     bow = torch.tensor([[2.0, 2.0], [20.0, 20.0], [20.0, 2.0], [2.0, 20.0]])
-    got = fill(bow, (24, 24))
+    got = fill_polygon(bow, (24, 24))
     assert got[11, 4] and got[11, 18] and not got[4, 11]
-    assert not fill(bow + 100, (24, 24)).any() and not fill(bow - 100, (24, 24)).any()
+    assert (
+        not fill_polygon(bow + 100, (24, 24)).any() and not fill_polygon(bow - 100, (24, 24)).any()
+    )
     for bad, words in ((bow[:2], "3 points"), (bow * float("nan"), "not finite")):
         with pytest.raises(ValueError, match=words):
-            fill(bad, (24, 24))
+            fill_polygon(bad, (24, 24))
 
 
 def test_union_leaves_out_what_is_small_rare_or_against_the_rest():

@@ -9,11 +9,11 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from deffi_lab.core.step import make_generator
-from deffi_lab.data.heart.readers import packed
+from deffi_lab.data.heart.readers import sunnybrook_npz
 from deffi_lab.methods.contours import pairs as pairs_module
 from deffi_lab.methods.contours.pairs import (
     PairSampler,
-    flow,
+    agent_velocity,
     in_frame,
     patches,
     sample_pairs,
@@ -186,7 +186,7 @@ def test_the_leak_a_patch_exactly_along_the_flow_has_a_constant_label():
 
     def displacement(**how):
         p = sampler.draw(1000, make_generator(0), oriented=True, k=k, omega=omega, **how)
-        v = flow(sampler.sigma * p.target[:, 0], p.target[:, 1:], k, omega)
+        v = agent_velocity(sampler.sigma * p.target[:, 0], p.target[:, 1:], k, omega)
         return v / v.norm(dim=1, keepdim=True)
 
     leak, sound = (
@@ -373,7 +373,7 @@ def test_real_slices_of_other_patients():
     path = data / "sunnybrook3.npz"
     if not path.exists():
         pytest.skip(f"{path} is missing (set DEFFI_LAB_DATA)")
-    slices = packed(path)
+    slices = sunnybrook_npz(path)
     train, test = slices.split([slices.subject[-1]])
     few = train.take(torch.arange(0, len(train), len(train) // 5)[:5])
     net = TracerNet(generator=make_generator(0))

@@ -16,7 +16,7 @@ from deffi_lab.data.brain.atlas import (
     Draw,
     anatomy,
     blurred,
-    flow,
+    integrate_velocity,
     jacobian,
     positions,
     sampled,
@@ -42,14 +42,14 @@ def smooth(n, sides, size=3.0, knots=6, seed=0):
 def test_flow_turns_nothing_inside_out(sides):
     v = smooth(6, sides, 3.0 if len(sides) == 2 else 2.0)
     assert (
-        float(jacobian(flow(v, 7)).min()) > 0 > float(jacobian(v).min())
+        float(jacobian(integrate_velocity(v, 7)).min()) > 0 > float(jacobian(v).min())
     )  # the bare velocity would fold
 
 
 @pytest.mark.parametrize("sides", [(40, 56), (20, 24, 28)])
 def test_flow_backwards_is_the_inverse(sides):
     v = smooth(3, sides, 1.0 if len(sides) == 2 else 0.5)
-    there, back = flow(v, 7), flow(-v, 7)
+    there, back = integrate_velocity(v, 7), integrate_velocity(-v, 7)
     inside = (..., *[slice(5, -5)] * len(sides))
     home = there + sampled(back, positions(sides) + there)
     assert float(home[inside].abs().max()) < 0.15 < 0.5 < float(there[inside].abs().max())
@@ -64,7 +64,7 @@ def test_flow_of_a_turn_is_a_turn():
             math.sin(angle) * y + math.cos(angle) * x - x,
         ]
     )
-    turned = flow(angle * torch.stack([-x, y])[None], 8)[0]
+    turned = integrate_velocity(angle * torch.stack([-x, y])[None], 8)[0]
     assert float((turned - want)[:, 15:-15, 15:-15].abs().max()) < 0.02
 
 

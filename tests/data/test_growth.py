@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deffi_lab.data.brain.growth import Growth, _step_torch, faces, grow, seeds, stable_step
+from deffi_lab.data.brain.growth import Growth, _step_torch, faces, first_cells, grow, stable_step
 
 
 def medium(n=3, sides=(40, 48), seed=0):
@@ -17,7 +17,7 @@ def medium(n=3, sides=(40, 48), seed=0):
     at = torch.tensor([[0.55, 0.5, 0.6], [0.75, 0.7, 0.3], [0.4, 0.3, 0.75]])[
         :n, -len(sides) :
     ] * torch.tensor(sides)
-    return D, seeds(at, sides, 1.0) * (D > 0)
+    return D, first_cells(at, sides, 1.0) * (D > 0)
 
 
 def edge(c):
@@ -48,7 +48,7 @@ def test_front_speed(D, rho, h, near, axis):
 
 def test_front_of_a_disc_is_round_and_later_nears_the_speed():
     D = torch.full((1, 241, 241), 0.4)
-    g = Growth(seeds(torch.tensor([[120.0, 120.0]]), (241, 241), 1.0), D, 0.06, 1.0)
+    g = Growth(first_cells(torch.tensor([[120.0, 120.0]]), (241, 241), 1.0), D, 0.06, 1.0)
     c = g.advance(240.0)[0]
     across, along = edge(c[120, 120:]), edge(c[120:, 120])
     slanted = math.sqrt(2) * edge(c.diagonal()[120:])
@@ -73,7 +73,7 @@ def test_mass_fluid_and_range(compile, sides):
 def test_nothing_crosses_a_wall_of_fluid_one_voxel_thin():
     D = torch.full((1, 30, 30), 0.5)
     D[:, :, 15] = 0
-    c = grow(seeds(torch.tensor([[15.0, 7.0]]), (30, 30), 1.0) * (D > 0), D, 0.08, 300.0, 1.0)
+    c = grow(first_cells(torch.tensor([[15.0, 7.0]]), (30, 30), 1.0) * (D > 0), D, 0.08, 300.0, 1.0)
     assert float(c[0, 2:-2, :14].min()) > 0.9
     assert float(c[0, :, 15:].abs().max()) < 1e-3 * float(c.max())
 

@@ -16,13 +16,13 @@ from deffi_lab.data.heart.phantom import phantom
 from deffi_lab.data.heart.readers import (
     duplicated,
     duplicated_files,
-    fill,
     nifti_folder,
-    packed,
     png_folder,
     sunnybrook,
+    sunnybrook_npz,
 )
-from deffi_lab.data.slices import Raw, Slices, gather, scaled, signed
+from deffi_lab.data.slices import Raw, Slices, gather, scaled
+from deffi_lab.numeric.polygon import fill_polygon
 
 root = Path(__file__).resolve().parents[2]
 data = Path(os.environ.get("DEFFI_LAB_DATA") or root / ".." / "shared" / "data") / "sunnybrook3.npz"
@@ -164,10 +164,7 @@ def test_bad_slices_are_named(r, match):
         gather([r], 32, 1.0, "x")
 
 
-def test_signed_distance_is_zero_on_the_pixel_edge_and_scaling_bears_a_constant():
-    m = np.zeros((9, 9), bool)
-    m[:, :4] = True
-    assert np.allclose(signed(m, (1.0, 2.0))[4, 2:6], [-3.5, -1.5, 1.5, 3.5])
+def test_scaling_bears_a_constant():
     assert (scaled(torch.full((1, 1, 9, 9), 7.0)) == 0).all()
 
 
@@ -176,8 +173,11 @@ def test_signed_distance_is_zero_on_the_pixel_edge_and_scaling_bears_a_constant(
 
 def test_fill_holds_the_centres_inside():
     square = np.array([(-0.5, -0.5), (2.5, -0.5), (2.5, 2.5), (-0.5, 2.5)])
-    assert fill(square, (5, 6))[:3, :3].all() and fill(square, (5, 6)).sum() == 9
-    assert fill(square[::-1], (5, 6)).sum() == 9 and fill(square * 50, (5, 6)).all()
+    assert fill_polygon(square, (5, 6))[:3, :3].all() and fill_polygon(square, (5, 6)).sum() == 9
+    assert (
+        fill_polygon(square[::-1].copy(), (5, 6)).sum() == 9
+        and fill_polygon(square * 50, (5, 6)).all()
+    )
 
 
 def test_fill_agrees_with_matplotlib_on_random_stars():
@@ -196,7 +196,7 @@ def test_fill_agrees_with_matplotlib_on_random_stars():
             .contains_points(np.stack([j.ravel(), i.ravel()], 1))
             .reshape(40, 50)
         )
-        assert (fill(p, (40, 50)) != want).sum() == 0
+        assert (fill_polygon(p, (40, 50)).numpy() != want).sum() == 0
 
 
 # ---- Sunnybrook folders
@@ -232,7 +232,7 @@ def text_of(folder, patient="SCD0000001", kind="icontour", number=48):
 def folder(tmp_path):
     for k, patient in enumerate(("SCD0000001", "SCD0000002")):
         ring = RING + 3 * k * (RING - RING.mean(0)) / 15
-        pixels = 200 + 500 * fill(ring, (120, 128))
+        pixels = 200 + 500 * fill_polygon(ring, (120, 128)).numpy()
         dicom(tmp_path / patient / "DICOM" / "IM-0003-0048.dcm", pixels)
         text_of(tmp_path, patient).parent.mkdir()
         np.savetxt(text_of(tmp_path, patient), ring, "%.2f")
@@ -246,7 +246,7 @@ def test_sunnybrook_folder(folder):
         and s.image.shape == (2, 1, 96, 96)
         and s.outer is None
     )
-    area = fill(RING, (120, 128)).sum() * 1.4**2
+    area = fill_polygon(RING, (120, 128)).sum() * 1.4**2
     assert abs(float(s.mask[0].sum()) * 1.75**2 / area - 1) < 0.03
     assert ((s.image[0, 0] > 0.5) == s.mask[0]).float().mean() > 0.99
     for p in ("SCD0000001", "SCD0000002"):
@@ -277,7 +277,10 @@ def test_contours_without_image_or_with_two(folder):
     dicom(folder / "SCD0000001" / "other" / "IM-0009-0048.dcm", np.ones((120, 128)))
     with pytest.raises(FileNotFoundError, match="2 DICOM images"):
         sunnybrook(folder)
-    dicom(folder / "SCD0000001" / "other" / "IM-0001-0048.dcm", 200 + 500 * fill(RING, (120, 128)))
+    dicom(
+        folder / "SCD0000001" / "other" / "IM-0001-0048.dcm",
+        200 + 500 * fill_polygon(RING, (120, 128)).numpy(),
+    )
     assert len(sunnybrook(folder)) == 2, "the series of the contour's own name is taken"
     with pytest.raises(FileNotFoundError, match="no .*icontour"):
         sunnybrook(folder / "SCD0000001" / "DICOM")
@@ -490,7 +493,7 @@ def test_copied_files(folder):
 
 @real
 def test_packed_file():
-    s = packed(data)
+    s = sunnybrook_npz(data)
     assert (
         s.image.shape == (56, 1, 96, 96)
         and len(set(s.subject)) == 3
@@ -508,14 +511,14 @@ def test_packed_file():
 
 def test_packed_file_missing_or_damaged(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="DEFFI_LAB_DATA"):
-        packed(tmp_path / "x.npz")
+        sunnybrook_npz(tmp_path / "x.npz")
     (tmp_path / "x.npz").write_bytes(b"PK no archive")
     with pytest.raises(ValueError, match="x.npz: not a whole packed"):
-        packed(tmp_path / "x.npz")
+        sunnybrook_npz(tmp_path / "x.npz")
     np.savez(tmp_path / "y.npz", image=np.zeros(3))
     with pytest.raises(ValueError, match="y.npz: not a whole packed"):
-        packed(tmp_path / "y.npz")
+        sunnybrook_npz(tmp_path / "y.npz")
     monkeypatch.setenv("DEFFI_LAB_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="sunnybrook3.npz"):
-        packed()
+        sunnybrook_npz()

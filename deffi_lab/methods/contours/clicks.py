@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .field import make_field, sample
-from .orbits import fill, orbits
+from .orbits import orbits
+from ...numeric.polygon import fill_polygon
 
 # %% ../../../nbs/methods/contours/clicks.ipynb #02c3f67f
 def tremble(
@@ -196,7 +197,7 @@ def click_contour(
             why = f"the orbit passes {away:.0f} px from the click"
     if best is None:
         return Clicked(nearest_piece(bent, at[0]), at.new_zeros(0, 2), False, why)
-    return Clicked(fill(best[1], tuple(phi.shape)).to(phi.device), best[1], True)
+    return Clicked(fill_polygon(best[1], tuple(phi.shape)).to(phi.device), best[1], True)
 
 # %% ../../../nbs/methods/contours/clicks.ipynb #ee040468
 def by_hand(
@@ -213,7 +214,7 @@ def by_hand(
     curve = CubicSpline(t, np.r_[p, p[:1]], bc_type="periodic")(
         np.linspace(0, 1, points, endpoint=False)
     )
-    return fill(torch.from_numpy(curve).float(), shape)
+    return fill_polygon(torch.from_numpy(curve).float(), shape)
 
 
 def hand_clicks(

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from ...core.knobs import check_knobs, knob
 from ...core.step import Step, make_generator
-from .orbits import SCHEMES, Orbit, checked_points, packed, scheme_number
+from deffi_lab.methods.contours.orbits import (
+    SCHEMES,
+    Orbit,
+    checked_points,
+    interleaved,
+    scheme_number,
+)
 from ...numeric.distance import gradient, signed_distance
 
 # %% ../../../nbs/methods/contours/field.ipynb #a5d6731a
@@ -136,7 +142,7 @@ def _march_compiled(
     for i in range(len(f)):
         checked_points(end[i])
         compiled.march(
-            packed(f[i]),
+            interleaved(f[i]),
             end[i].numpy(),
             steps,
             np.float32(h),

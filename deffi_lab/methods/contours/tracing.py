@@ -23,7 +23,7 @@ from ...core.store import adam_state, load_adam, take_weights
 from .field import FlowField, make_field
 from .field import consistent as made_consistent
 from .orbits import Orbit, Traced, outline, random_starts, union_mask
-from .pairs import PairSampler, flow, in_frame, patches
+from .pairs import PairSampler, agent_velocity, in_frame, patches
 from ...nets.tracer import TracerNet, scale_space
 from ...numeric.distance import signed_distance
 
@@ -272,7 +272,7 @@ def walk_patchwise(
         normal = F.normalize(out[:, 1:3], dim=1)
         if turn is not None:
             normal = in_frame(normal, turn, back=True)
-        return flow(sigma * out[:, 0], normal, k, omega)
+        return agent_velocity(sigma * out[:, 0], normal, k, omega)
 
     path, end = [p0], p0.new_tensor([width - 1, height - 1])
     for _ in range(steps):
