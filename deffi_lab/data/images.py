@@ -244,7 +244,8 @@ def cifar10(path: str | Path | None = None) -> ImageSet:
     """CIFAR-10 from the official folder of Python batches or binary files, or from a packed .npz of
     JPEGs.
 
-    `path` None: looked for in `$DEFFI_LAB_DATA`, the cache folder and `./data`. The packed archive is **re-encoded**:
+    `path` None: looked for in `$DEFFI_LAB_DATA`, the cache folder and `./data`. The packed archive
+    is **re-encoded**:
     results on it
     are not results on CIFAR-10. Raises FileNotFoundError with where to get it, ValueError for
     damaged files.

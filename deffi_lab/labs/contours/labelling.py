@@ -22,8 +22,9 @@ from ...core.patch import patch
 from ...core.run import Run
 from ...core.step import pick_device
 from ...methods.contours.field import FlowKnobs, LabelDynamics, sample
-from ...methods.contours.orbits import fill, outline, return_map
+from ...methods.contours.orbits import outline, return_map
 from ...nets.segment import dice
+from ...numeric.polygon import fill_polygon
 from ...show.lab import Lab
 from ...show.layers import Curves, Line, Paths, Points
 from deffi_lab.show.parts.flow import (
@@ -64,7 +65,8 @@ def edited(mask: torch.Tensor, line: np.ndarray, mode: str = "new") -> torch.Ten
 
     ValueError where the line, or what would be inside or outside, holds fewer than 30 pixels.
     """
-    area = fill(torch.as_tensor(line, dtype=torch.float32), tuple(mask.shape)).to(mask.device)
+    points = torch.as_tensor(line, dtype=torch.float32)
+    area = fill_polygon(points, tuple(mask.shape)).to(mask.device)
     if area.sum() < 30:
         raise ValueError(f"the line holds {int(area.sum())} pixels: draw around at least 30")
     out = {"new": area, "add": mask | area, "cut": mask & ~area}[mode]

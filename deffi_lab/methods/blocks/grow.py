@@ -19,7 +19,7 @@ from ...core.knobs import check_knobs, knob
 from ...core.patch import patch
 from ...core.step import Step
 from ...data.brain.atlas import Heads
-from ...data.brain.growth import Growth, seeds
+from ...data.brain.growth import Growth, first_cells
 from ...data.brain.tumour import SOLID, VISIBLE, diffusivity, render
 from .train import TrainBlocks, raised
 from ...nets.blocks import levels, scores
@@ -130,7 +130,7 @@ def begin(self: GrowTumour) -> Growth:
     k, head = self.knobs, self.head
     D = diffusivity(head, k.D)
     at = torch.tensor([self.place], dtype=torch.float32, device=D.device)
-    return Growth(seeds(at, tuple(D.shape[1:]), head.spacing), D, k.rho, head.spacing)
+    return Growth(first_cells(at, tuple(D.shape[1:]), head.spacing), D, k.rho, head.spacing)
 
 
 @patch
