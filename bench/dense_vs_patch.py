@@ -12,10 +12,10 @@ import torch
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.heart.phantom import phantom
 from deffi_lab.methods.contours.field import march
-from deffi_lab.methods.contours.orbits import fill
 from deffi_lab.methods.contours.tracing import closing, tracer_field, train_tracer, walk_patchwise
 from deffi_lab.nets.segment import dice
 from deffi_lab.nets.tracer import TracerNet
+from deffi_lab.numeric.polygon import fill_polygon
 
 AGENTS, STEPS = 1000, 300
 
@@ -25,7 +25,7 @@ def enclosed(paths: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     loops = [o.points for o in closing(paths) if o.closed]
     if not loops:
         return torch.zeros(shape, dtype=torch.bool)
-    return sum(fill(loop, shape).float() for loop in loops) > len(loops) / 2
+    return sum(fill_polygon(loop, shape).float() for loop in loops) > len(loops) / 2
 
 
 def rows(n: int = 2) -> list[dict]:

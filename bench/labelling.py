@@ -35,11 +35,12 @@ from deffi_lab.methods.contours.clicks import (
     hand_clicks,
     session,
 )
-from deffi_lab.methods.contours.orbits import fill, outline
+from deffi_lab.methods.contours.orbits import outline
 from deffi_lab.methods.contours.tracing import learnt_field, train_tracer
 from deffi_lab.nets.segment import TrainUNet, dice, largest, outputs, unet
 from deffi_lab.nets.tracer import TracerNet
 from deffi_lab.numeric.distance import signed_distance
+from deffi_lab.numeric.polygon import fill_polygon
 
 here = Path(__file__).resolve().parent
 WORK, SHIPPED = (
@@ -107,7 +108,7 @@ def by_orbits(field, n: int) -> tuple[torch.Tensor, dict]:
         for t in found
     ]
     said = [
-        fill(c.orbit.points, t.mask.shape) if c else torch.zeros_like(t.mask)
+        fill_polygon(c.orbit.points, t.mask.shape) if c else torch.zeros_like(t.mask)
         for c, t in zip(best, found)
     ]
     return torch.stack(said), {"failed": failed, "open": sum(c is None for c in best) / n}
