@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from ..core.train import Fit, cosine
 from ..data.images import unit
 from .vae import initialise
 
@@ -126,23 +127,25 @@ def train_classifier(
         raise ValueError(f"label {int(y.min())}: train on labelled samples only (0 or more)")
     if steps < 1 or batch < 1 or chunk < 1:
         raise ValueError(f"steps={steps}, batch={batch}, chunk={chunk}: at least 1")
-    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    net.train()
-    total, count = torch.zeros((), device=x.device), 0
-    for step in range(1, steps + 1):
-        i = torch.randint(0, len(x), (batch,), generator=generator, device=x.device)
-        loss = F.cross_entropy(net(unit(shift(x[i], generator, pixels))), y[i])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        total, count = total + loss.detach(), count + 1
-        if count == chunk or step == steps:
-            if step == steps:
-                net.eval()
-            yield float(total) / count
-            total, count = torch.zeros((), device=x.device), 0
+
+    def draw(rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        i = torch.randint(0, len(x), (batch,), generator=rng, device=x.device)
+        return unit(shift(x[i], rng, pixels)), y[i]
+
+    fit = Fit(
+        net,
+        lambda pair: F.cross_entropy(net(pair[0]), pair[1]),
+        draw,
+        steps=steps,
+        lr=lr,
+        schedule=cosine(steps),
+        weight_decay=weight_decay,
+        bf16=False,
+        generator=generator,
+        chunk=chunk,
+    )
+    for step in fit:
+        yield step.metrics["loss"]
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ from jaxtyping import Float, UInt8
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..core.step import bf16_is_fast, make_generator
+from ..core.step import make_generator
+from ..core.train import Fit, full_precision, one_cycle
 from ..data.images import unit
 from .vae import initialise
 
@@ -124,23 +125,28 @@ def train_encoder(
         raise ValueError(f"images {x.dtype} {list(x.shape)}: uint8 [n c h w]")
     if steps < 1 or batch < 2:
         raise ValueError(f"steps={steps}, batch={batch}: at least 1 and 2")
-    optimiser = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=1e-4, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps + 1, pct_start=0.1)
-    bf16 = bf16_is_fast(x.device)
-    encoder.train()
-    for step in range(steps):
-        part = unit(x[torch.randint(len(x), (batch,), generator=generator, device=x.device)])
-        pairs = warp(torch.cat([part, part]), generator)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-            z = encoder(pairs)
-        loss = contrast_loss(z.float(), temperature)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        if step == steps - 1:
-            encoder.eval()
-        yield float(loss.detach())
+
+    def draw(rng: torch.Generator | None) -> Tensor:
+        part = unit(x[torch.randint(len(x), (batch,), generator=rng, device=x.device)])
+        return warp(torch.cat([part, part]), rng)
+
+    def loss(pairs: Tensor) -> Tensor:
+        z = encoder(pairs)
+        with full_precision(z):
+            return contrast_loss(z.float(), temperature)
+
+    fit = Fit(
+        encoder,
+        loss,
+        draw,
+        steps=steps,
+        lr=lr,
+        schedule=one_cycle(steps),
+        weight_decay=1e-4,
+        generator=generator,
+    )
+    for step in fit:
+        yield step.metrics["loss"]
 
 # %% ../../nbs/nets/contrast.ipynb #b21c4948
 def reference_encoder(device: torch.device | str = "cpu") -> Encoder:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from ..core.train import Fit, cosine
 from ..data.images import unit
 from .classify import shift
 
@@ -128,27 +129,31 @@ def train_ensemble(
     for a, b in zip(x, y):
         if not len(a) or len(a) != len(b):
             raise ValueError(f"{len(a)} images, {len(b)} labels: as many, at least 1")
-    optimiser = torch.optim.AdamW(
-        ensemble.parameters(), lr=lr, weight_decay=weight_decay, fused=True
+
+    def draw(rngs: Sequence[torch.Generator]) -> tuple[Tensor, Tensor | None, Tensor]:
+        i = [torch.randint(len(a), (batch,), generator=g, device=a.device) for a, g in zip(x, rngs)]
+        images = [shift(unit(a[k]), g, pixels) for a, k, g in zip(x, i, rngs)]
+        keep = _keep(rngs, (batch, ensemble.weight.shape[1]), dropout) if dropout else None
+        return torch.stack(images, 1), keep, torch.cat([b[k] for b, k in zip(y, i)])
+
+    def loss(drawn: tuple[Tensor, Tensor | None, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        images, keep, labels = drawn
+        mean = F.cross_entropy(ensemble(images, keep).flatten(0, 1), labels)
+        return ensemble.size * mean, {"loss": mean}  # the sum trains, the mean is reported
+
+    fit = Fit(
+        ensemble,
+        loss,
+        draw,
+        steps=steps,
+        lr=lr,
+        schedule=cosine(steps),
+        weight_decay=weight_decay,
+        bf16=False,
+        generator=generators,
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    ensemble.train()
-    for step in range(steps):
-        i = [
-            torch.randint(len(a), (batch,), generator=g, device=a.device)
-            for a, g in zip(x, generators)
-        ]
-        images = [shift(unit(a[k]), g, pixels) for a, k, g in zip(x, i, generators)]
-        keep = _keep(generators, (batch, ensemble.weight.shape[1]), dropout) if dropout else None
-        out = ensemble(torch.stack(images, 1), keep)
-        loss = F.cross_entropy(out.flatten(0, 1), torch.cat([b[k] for b, k in zip(y, i)]))
-        optimiser.zero_grad()
-        (ensemble.size * loss).backward()
-        optimiser.step()
-        schedule.step()
-        if step == steps - 1:
-            ensemble.eval()
-        yield float(loss.detach())
+    for step in fit:
+        yield step.metrics["loss"]
 
 
 def _keep(

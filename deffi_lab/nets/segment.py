@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..core.step import bf16_is_fast, need
-from ..core.store import adam_state, load_adam, take_weights
+from ..core.patch import patch
+from ..core.step import Step, need
+from ..core.train import Fit, cosine, full_precision
 
 # %% ../../nbs/nets/segment.ipynb #abf17d15
 def unet(
@@ -88,7 +89,7 @@ def augment(
     grain = torch.randn(image.shape, generator=generator, device=image.device) * noise.view(shape)
     return image.clamp(min=0).pow(gamma.view(shape)) * gain.view(shape) + grain, phi
 
-# %% ../../nbs/nets/segment.ipynb #fe5395ec
+# %% ../../nbs/nets/segment.ipynb #f19e75f6
 def field_target(phi: Float[Tensor, "n h w"], sigma: float = 4.0) -> Float[Tensor, "n 3 h w"]:
     "tanh(phi / sigma) and the unit normal (x, y), the target of a network that learns the field"
     if not sigma > 0:
@@ -145,10 +146,10 @@ def check_labels(image: Float[Tensor, "n c h w"], phi: Float[Tensor, "n h w"]) -
                 f"{name} {bad[0]} holds values that are not finite: mend it or leave it out"
             )
 
-
+# %% ../../nbs/nets/segment.ipynb #2ecddcfd
 class TrainUNet:
     """Trains `net` in place on augmented images, for the mask (one output) or the `field` (three);
-    yields its losses.
+    yields a `Step` with the loss of each `chunk` of steps.
 
     `phi`: signed distances in pixels, outside positive; `lr`: top of a cosine; `hint(phi,
     generator)`: further input
@@ -177,76 +178,72 @@ class TrainUNet:
         if steps < 1 or batch < 1 or chunk < 1:
             raise ValueError(f"steps={steps}, batch={batch}, chunk={chunk}: at least 1")
         self.net, self.image, self.phi, self.field, self.sigma = net, image, phi, field, sigma
-        self.steps, self.batch, self.chunk, self.hint, self.generator = (
-            steps,
-            batch,
-            chunk,
-            hint,
-            generator,
+        self.batch, self.hint = batch, hint
+        net.to(memory_format=torch.channels_last)
+        self.fit = Fit(
+            net,
+            self.loss,
+            self.draw,
+            steps=steps,
+            lr=lr,
+            schedule=cosine(steps),
+            weight_decay=1e-4,
+            generator=generator,
+            fused=False,
+            chunk=chunk,
         )
-        self.fast, self.index = bf16_is_fast(image.device), 0
-        self.optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-4)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, steps)
-        net.train().to(memory_format=torch.channels_last)
+        net.train()
 
-    def step(self) -> Tensor:
-        "One step on a batch; its loss"
-        i = torch.randint(
-            0, len(self.image), (self.batch,), generator=self.generator, device=self.image.device
+    @property
+    def index(self) -> int:
+        "Steps done"
+        return self.fit.index
+
+    def __iter__(self) -> Iterator[Step]:
+        "Steps from the present state on"
+        return iter(self.fit)
+
+# %% ../../nbs/nets/segment.ipynb #8c5015b7
+@patch
+def draw(self: TrainUNet, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    "An augmented batch: input of the network [b c h w] and signed distances [b h w]"
+    i = torch.randint(0, len(self.image), (self.batch,), generator=rng, device=self.image.device)
+    x, phi = augment(self.image[i], self.phi[i], rng)
+    if self.hint is not None:
+        x = torch.cat([x, self.hint(phi, rng)], 1)
+    return x.contiguous(memory_format=torch.channels_last), phi
+
+
+@patch
+def loss(self: TrainUNet, pair: tuple[Tensor, Tensor]) -> Float[Tensor, ""]:
+    "The loss of a batch, for the mask or for the field"
+    x, phi = pair
+    out = self.net(x)
+    with full_precision(out):
+        return (
+            field_loss(out.float(), phi, self.sigma) if self.field else mask_loss(out.float(), phi)
         )
-        x, p = augment(self.image[i], self.phi[i], self.generator)
-        if self.hint is not None:
-            x = torch.cat([x, self.hint(p, self.generator)], 1)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.fast):
-            out = self.net(x.contiguous(memory_format=torch.channels_last))
-        loss = field_loss(out.float(), p, self.sigma) if self.field else mask_loss(out.float(), p)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        self.schedule.step()
-        self.index += 1
-        return loss.detach()
 
-    def __iter__(self) -> Iterator[float]:
-        "The losses, from the present state on"
-        losses = []
-        while self.index < self.steps:
-            losses.append(self.step())
-            if len(losses) == self.chunk or self.index == self.steps:
-                if self.index == self.steps:
-                    self.net.eval()
-                yield float(torch.stack(losses).mean())
-                losses = []
+# %% ../../nbs/nets/segment.ipynb #4b7aff88
+@patch
+def state_dict(self: TrainUNet) -> dict:
+    "Weights, Adam's moments, the schedule, the generator"
+    return {**self.fit.state_dict(), "images": len(self.image)}
 
-    def state_dict(self) -> dict:
-        "Weights, Adam's moments and step size, the generator"
-        return {
-            "net": {k: v.clone() for k, v in self.net.state_dict().items()},
-            "adam": adam_state(self.optimiser),
-            "lr": self.optimiser.param_groups[0]["lr"],
-            "index": self.index,
-            "steps": self.steps,
-            "images": len(self.image),
-            "generator": None if self.generator is None else self.generator.get_state(),
-        }
 
-    def load_state_dict(self, state: dict) -> None:
-        """Takes up a state; ValueError where it comes from
-        another net, another number of images or of steps"""
-        mine = {"images": len(self.image), "steps": self.steps}
-        if any(state[k] != v for k, v in mine.items()):
-            raise ValueError(
-                f"the state is of { ({k: state[k] for k in mine}) }, here are {mine}: use the same"
-            )
-        try:
-            take_weights(self.net, state["net"])
-        except RuntimeError as e:
-            raise ValueError("the state is of another network: use the same channels") from e
-        load_adam(self.optimiser, state["adam"])
-        self.optimiser.param_groups[0]["lr"] = state["lr"]
-        self.index = self.schedule.last_epoch = state["index"]
-        if self.generator is not None:
-            self.generator.set_state(state["generator"])
+@patch
+def load_state_dict(self: TrainUNet, state: dict) -> None:
+    """Takes up a state; ValueError where it comes from
+    another net, another number of images or of steps"""
+    mine = {"images": len(self.image), "steps": self.fit.steps}
+    if any(state[k] != v for k, v in mine.items()):
+        raise ValueError(
+            f"the state is of { ({k: state[k] for k in mine}) }, here are {mine}: use the same"
+        )
+    try:
+        self.fit.load_state_dict(state)
+    except ValueError as e:
+        raise ValueError(f"the state is of another network: use the same channels ({e})") from e
 
 # %% ../../nbs/nets/segment.ipynb #f97c970f
 @torch.no_grad()

@@ -110,11 +110,13 @@ def test_the_target_of_a_disc_by_hand():
 def test_a_net_learns_two_discs(labelled, field):
     image, phi = labelled
     net = unet(3 if field else 1, channels=(8, 16, 32), seed=0)
-    losses = list(
+    steps = list(
         TrainUNet(
             net, image, phi, field=field, steps=120, batch=4, generator=make_generator(0), chunk=20
         )
     )
+    assert [s.index for s in steps] == [20, 40, 60, 80, 100, 120] and steps[0].phase == "train"
+    losses = [s.metrics["loss"] for s in steps]
     assert losses[-1] < 0.9 * losses[0] and not net.training
     out = outputs(net, image)[:, 0]
     assert float(dice(largest(out < 0 if field else out > 0), phi < 0).min()) > 0.85
@@ -158,7 +160,7 @@ def test_training_taken_up_again_ends_alike(labelled):
     again.load_state_dict(first.state_dict())
     assert (
         head + list(again) == losses
-        and again.state_dict()["lr"] == whole.state_dict()["lr"]
+        and again.fit.rate == whole.fit.rate
         and not again.net.training
     )
     with pytest.raises(ValueError, match="'steps': 8.*'steps': 9.*use the same"):
