@@ -159,9 +159,7 @@ def test_training_taken_up_again_ends_alike(labelled):
     list(again)  # somewhere else entirely
     again.load_state_dict(first.state_dict())
     assert (
-        head + list(again) == losses
-        and again.fit.rate == whole.fit.rate
-        and not again.net.training
+        head + list(again) == losses and again.fit.rate == whole.fit.rate and not again.net.training
     )
     with pytest.raises(ValueError, match="'steps': 8.*'steps': 9.*use the same"):
         start(9).load_state_dict(first.state_dict())
