@@ -127,11 +127,17 @@ class Pool:
 # %% ../../nbs/core/pool.ipynb #7202e04f
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a query chose: indices int64 [k], and scores
-    float [n] of all candidates (nan: no candidate)"""
+    """What a strategy chose: indices int64 [k], and scores
+    float [n] of all candidates (nan: no candidate).
+
+    `images` [m c h w] in 0..1: synthesised samples to be labelled in place of samples of the pool.
+    `filled`: so many of the last indices were drawn at random, because the strategy had too few.
+    """
 
     indices: Tensor
     scores: Tensor
+    images: Tensor | None = None
+    filled: int = 0
 
 # %% ../../nbs/core/pool.ipynb #689ad072
 class PersonOracle:
