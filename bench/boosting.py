@@ -26,7 +26,7 @@ from deffi_lab.core.pool import Pool
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist
 from deffi_lab.methods.selection.boosting import BoostingKnobs, DeepBoosting
-from deffi_lab.methods.selection.queries import teacher_oracle
+from deffi_lab.methods.selection.teacher import teacher_oracle
 from deffi_lab.methods.selection.walk import Space, walk
 from deffi_lab.nets.classify import Target, accuracy, train_classifier
 from deffi_lab.nets.vae import reference_vae
@@ -93,7 +93,7 @@ def near_boundary(m: DeepBoosting) -> dict[str, float]:
     """Share of walked points near a boundary, walks from
     1,000 unlabelled samples: to the flip, and by chance"""
     i = m.pool.unlabelled_indices[:1000]
-    y = m.says(m.pool.x[i].float() / 255)[1]
+    y = m.classify(m.pool.x[i].float() / 255)[1]
     go = {
         "flip": dict(stop=True),
         "random": dict(stop=False, way="random", generator=make_generator(0)),

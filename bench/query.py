@@ -18,14 +18,13 @@ import torch
 from deffi_lab.core.pool import Pool, Selection
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist, unit
-from deffi_lab.methods.selection.strategies import (
-    View,
+from deffi_lab.methods.selection.baselines import (
     gradient_parts,
     probcover_query,
-    query,
-    skactiveml_query,
     typiclust_query,
 )
+from deffi_lab.methods.selection.strategies import query, skactiveml_query
+from deffi_lab.methods.selection.view import View
 from deffi_lab.nets.classify import SmallCNN, train_classifier
 from deffi_lab.nets.vae import latents, reference_vae, whiten
 from deffi_lab.numeric.cover import clusters, least_distance, purity_radius

@@ -26,7 +26,7 @@ from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist
 from deffi_lab.nets.classify import Target, shift, train_classifier
 from deffi_lab.nets.ensemble import Ensemble, train_ensemble
-from deffi_lab.study.protocol import FairRound, Recipe, chance, world
+from deffi_lab.study.protocol import FairRound, Recipe, named_rng, world
 from deffi_lab.study.sweep import Sweep, tasks
 
 RECIPE, BUDGETS, METHODS = (
@@ -99,7 +99,7 @@ def peer_run(method: str, seed: int) -> list[float]:
     x, truth = (data.x[i].float() / 255).numpy(), data.y[i].numpy().astype(float)
     x_test, y_test = (data.x_test.float() / 255).numpy(), data.y_test.numpy()
     y = np.full(len(x), MISSING_LABEL)
-    start = torch.randperm(len(x), generator=chance("start", seed))[: BUDGETS[0]].numpy()
+    start = torch.randperm(len(x), generator=named_rng("start", seed))[: BUDGETS[0]].numpy()
     y[start] = truth[start]
     strategy = (
         RandomSampling(random_state=seed)

@@ -7,6 +7,7 @@ __all__ = ['KnobSpec', 'knob', 'knob_specs', 'set_knob', 'check_knobs']
 
 # %% ../../nbs/core/knobs.ipynb #6503d90c
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -65,11 +66,15 @@ def knob(
     step: float | None = None,
     unit: str = "",
     live: bool = True,
-    choices: tuple | list | None = None,
+    choices: tuple | list | Callable[[], Sequence] | None = None,
     label: str | None = None,
     help: str = "",
 ) -> Any:
-    "A dataclass field with a range `low`..`high` (or `choices`); `live` ones act on the next step"
+    """A dataclass field with a range `low`..`high` (or `choices`); `live`: acts on the next step.
+
+    `choices` may be a function: it is called whenever the knobs are read, so that what is
+    registered later can be chosen too.
+    """
     if scale not in ("linear", "log"):
         raise ValueError(f"scale={scale!r}: 'linear' or 'log'")
     plain = isinstance(default, bool) or choices is not None
@@ -84,7 +89,7 @@ def knob(
         step=step,
         unit=unit,
         live=live,
-        choices=None if choices is None else tuple(choices),
+        choices=choices if choices is None or callable(choices) else tuple(choices),
         label=label,
         help=help,
     )
@@ -100,6 +105,8 @@ def knob_specs(knobs: Any) -> list[KnobSpec]:
             continue
         how = dict(f.metadata["knob"])
         label = how.pop("label") or f.name.replace("_", " ")
+        if callable(how["choices"]):
+            how["choices"] = tuple(how["choices"]())
         out.append(
             KnobSpec(
                 name=f.name, default=None if f.default is MISSING else f.default, label=label, **how

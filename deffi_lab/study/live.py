@@ -160,14 +160,14 @@ class LiveStudy:
             for s, ps in zip(self.tasks[m].seeds, self.points[m])
             if ps and (m, s) not in self._dead
         ]
-        if alive and "said" in alive[0][-1].told:
+        if alive and "predictions" in alive[0][-1].told:
             self.advice[m] = self._advise(alive)
 
     def _advise(self, runs: list[list[Point]]) -> Advice:
         "The stopping advice of the first run that is alive"
         stopper = Stopper(StoppingKnobs(window=self.knobs.window, agreement=self.knobs.agreement))
         for p in runs[0]:
-            advice = stopper.update(torch.tensor([ord(c) - 48 for c in p.told["said"]]))
+            advice = stopper.update(torch.tensor([ord(c) - 48 for c in p.told["predictions"]]))
         return advice
 
     def state_dict(self) -> dict:
@@ -220,5 +220,5 @@ class LiveStudy:
             alive = [
                 ps for s, ps in zip(self.tasks[m].seeds, runs) if ps and (m, s) not in self._dead
             ]
-            if alive and "said" in alive[0][-1].told:
+            if alive and "predictions" in alive[0][-1].told:
                 self.advice[m] = self._advise(alive)

@@ -8,15 +8,18 @@ import torch.nn.functional as F
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from deffi_lab.core.pool import PersonOracle, Pool
+from deffi_lab.core.pool import PersonOracle, Pool, Selection
 from deffi_lab.core.run import Run
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist
 from deffi_lab.methods.selection.boosting import (
     BoostingKnobs,
     DeepBoosting,
+    schemes,
 )
-from deffi_lab.methods.selection.queries import SCHEMES, distinct, teacher_oracle
+from deffi_lab.methods.selection.latent_strategies import distinct
+from deffi_lab.methods.selection.strategies import STRATEGIES, Strategy
+from deffi_lab.methods.selection.teacher import teacher_oracle
 from deffi_lab.methods.selection.walk import Space, Walks, walk
 from deffi_lab.nets.vae import VAE, reference_vae
 from deffi_lab.numeric.neighbours import herd, herding, nearest, spread
@@ -77,23 +80,23 @@ def test_walk_stops_where_the_class_flips():
     w = torch.randn(40, 3, generator=make_generator(1))
     y = net(decode(w)).argmax(1)
     got = walk(w, y, decode, net, eta=0.2, steps=6)
-    said = torch.stack([net(decode(got.path[:, t])).argmax(1) for t in range(7)], 1)
-    assert got.flipped.any() and torch.equal(got.flipped, said[:, -1] != y)
+    classes = torch.stack([net(decode(got.path[:, t])).argmax(1) for t in range(7)], 1)
+    assert got.flipped.any() and torch.equal(got.flipped, classes[:, -1] != y)
     for i in range(40):
         t = int(got.taken[i])
-        assert (said[i, :t] == y[i]).all(), "it went on only where the class was still its own"
-        assert (got.path[i, t:] == got.end[i]).all() and bool(said[i, t] != y[i]) == bool(
+        assert (classes[i, :t] == y[i]).all(), "it went on only where the class was still its own"
+        assert (got.path[i, t:] == got.end[i]).all() and bool(classes[i, t] != y[i]) == bool(
             got.flipped[i]
         )
         assert t == 6 or got.flipped[i]
 
 
-def test_controls_stay_or_go_as_far_by_chance():
+def test_controls_stay_or_go_as_far_at_random():
     decode, net, _, _ = linear()
     w, y = torch.randn(20, 3, generator=make_generator(2)), torch.zeros(20, dtype=torch.int64)
     still = walk(w, y, decode, net, eta=0.0, steps=3, stop=False)
     assert torch.equal(still.end, w)
-    chance = [
+    at_random = [
         walk(
             w,
             y,
@@ -107,12 +110,12 @@ def test_controls_stay_or_go_as_far_by_chance():
         )
         for s in (5, 5, 6)
     ]
-    assert torch.allclose(chance[0].path.diff(dim=1).norm(dim=2), torch.tensor(0.4), atol=1e-5)
-    assert torch.equal(chance[0].path, chance[1].path) and not torch.equal(
-        chance[0].path, chance[2].path
+    assert torch.allclose(at_random[0].path.diff(dim=1).norm(dim=2), torch.tensor(0.4), atol=1e-5)
+    assert torch.equal(at_random[0].path, at_random[1].path) and not torch.equal(
+        at_random[0].path, at_random[2].path
     )
     up = walk(w, y, decode, net, eta=0.4, steps=3, stop=False)
-    assert up.summary()["gain"] > chance[0].summary()["gain"]
+    assert up.summary()["gain"] > at_random[0].summary()["gain"]
 
 
 @pytest.mark.parametrize("k", [1, 7])
@@ -157,7 +160,7 @@ def sure_of_three(x):
     return torch.where(torch.arange(len(x)) % 3 == 0, -1, 3)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", schemes())
 def test_every_scheme_runs_on_real_digits_and_counts_each_label(scheme, digits, space):
     asked = []
     m = method(digits, space, scheme, oracle=lambda x: (asked.append(len(x)), sure_of_three(x))[1])
@@ -168,16 +171,16 @@ def test_every_scheme_runs_on_real_digits_and_counts_each_label(scheme, digits, 
     assert len(m.order) == int(m.pool.labelled.sum()) and len(m.order.unique()) == len(m.order)
     assert [s.index for s in steps] == list(range(1, len(steps) + 1))
     if scheme == "si":
-        kept = sum(asked[1:]) - sum(len(range(0, n, 3)) for n in asked[1:])
-        assert len(m.extra_x) == kept and (m.extra_y == 3).all()
+        accepted = sum(asked[1:]) - sum(len(range(0, n, 3)) for n in asked[1:])
+        assert len(m.extra_x) == accepted and (m.extra_y == 3).all()
         assert sum(d["rejected"] for d in m.diagnosis) == sum(
             len(range(0, n, 3)) for n in asked[1:]
         )
     else:
         scores = m.selection.scores
         assert len(scores) == 1500
-        if scheme not in ("snn", "snn-decoded", "pool-walk"):
-            assert not torch.isnan(scores[m.selection.indices]).any()
+        chosen = m.selection.indices[: 15 - m.selection.filled]
+        assert len(m.selection.indices) == 15 and not torch.isnan(scores[chosen]).any()
         assert torch.equal(m.pool.y[m.order], digits.y[m.order])
     if "walk" in {s.phase for s in steps}:
         assert m.trajectories.shape[0] == 6 and m.trajectories.shape[2] == space.z.shape[1]
@@ -187,9 +190,11 @@ def test_off_the_manifold_nobody_is_asked(digits, space):
     m = method(
         digits, space, "si", oracle=sure_of_three, knobs=dict(tolerance=0.1, eta=3.0, steps=8)
     )
-    with pytest.raises(RuntimeError, match="raise tolerance"):
-        list(m)
-    assert m.pool.asked == 30, "the start set only"
+    list(m)
+    assert len(m.extra_x) == 0 and m.synthesised is None, "no image is on the manifold"
+    assert m.selection.filled == 15 and m.pool.asked == 60, (
+        "samples of the pool are asked for instead"
+    )
     m = method(digits, space, "si", oracle=sure_of_three, knobs=dict(tolerance=1.2, start="prior"))
     list(m)
     assert sum(d["off_manifold"] for d in m.diagnosis) > 0
@@ -277,11 +282,40 @@ def test_colour_images_of_ones_own(digits):
     assert m.curve[-1][0] == 30 and m.decode(m.z[:2]).shape == (2, 3, 16, 16)
 
 
+def test_the_query_turned_down_acts_on_the_next_round(digits, space):
+    m = method(digits, space, "margin", knobs=dict(budget=1000, query=200))
+    for _ in m:
+        if m.round == 2 and m.at_boundary:
+            m.knobs.query = 7
+        if m.round == 4:
+            break
+    assert [n for n, _ in m.curve] == [30, 230, 237, 244]
+
+
+def test_si_without_a_labeller_is_refused_in_plain_words(digits, space):
+    m = method(digits, space, "margin")
+    with pytest.raises(ValueError, match="needs oracle="):
+        for _ in m:
+            m.knobs.scheme = "si"
+
+
+def test_a_strategy_of_ones_own_is_a_scheme_by_its_name(digits, space, monkeypatch):
+    ask = lambda pool, k, view, rng: Selection(pool.unlabelled_indices[-k:], -pool.y.float())
+    with pytest.raises(ValueError, match="scheme='last'"):
+        method(digits, space, "last")
+    monkeypatch.setitem(STRATEGIES, "last", Strategy(ask))
+    m = method(digits, space, "last")
+    list(m)
+    assert "last" in schemes() and sorted(m.order[30:].tolist()) != list(range(1470, 1500))
+    assert set(m.order[30:].tolist()) <= set(range(1440, 1500))
+    assert "poisson" not in schemes(), "what a graph learns is no scheme of a network"
+
+
 def test_what_a_lab_looks_at(digits, space):
     m = method(digits, space, "snn")
     assert m.trajectories is None and m.at_boundary
     list(m)
-    p, y = m.says(m.decode(m.z[:7]))
+    p, y = m.classify(m.decode(m.z[:7]))
     assert torch.equal(m.regions(m.z[:7]), y) and ((p > 0) & (p <= 1)).all()
     own = m.walk_from(m.z[:1], int(y[0]))
     on = space.whitener.alive

@@ -10,12 +10,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from scipy.stats import entropy as scipy_entropy
 
-from deffi_lab.core.pool import Pool
+from deffi_lab.core.pool import Pool, Selection
 from deffi_lab.core.step import make_generator
-from deffi_lab.methods.selection.strategies import (
-    STRATEGIES,
-    Strategy,
-    View,
+from deffi_lab.methods.selection.baselines import (
     badge_query,
     bald_query,
     coreset_query,
@@ -25,12 +22,20 @@ from deffi_lab.methods.selection.strategies import (
     margin_diverse_query,
     margin_query,
     probcover_query,
-    query,
     random_query,
-    skactiveml_query,
     stratified_query,
     typiclust_query,
 )
+from deffi_lab.methods.selection.strategies import (
+    ROWS,
+    STRATEGIES,
+    Strategy,
+    choose,
+    query,
+    skactiveml_query,
+    strategy,
+)
+from deffi_lab.methods.selection.view import View
 from deffi_lab.numeric.cover import (
     ball_count,
     clusters,
@@ -56,10 +61,40 @@ def problem():
     return pool, z, -(z[:, None] - CENTRES).square().sum(2), truth
 
 
+class Plane:
+    "A latent space of two dimensions, whose images are the latents themselves"
+
+    def __init__(self, z):
+        self.w = self.z = z
+
+    def decode(self, w):
+        return w[:, None, None].expand(-1, 1, 2, 2)
+
+    def encode(self, x):
+        return x[:, 0, 0]
+
+
+def plane_net():
+    "Images of two numbers -> logits of four classes"
+    net = torch.nn.Sequential()
+    net.features = torch.nn.Flatten()
+    net.head = torch.nn.Linear(4, 4)
+    net.forward = lambda x: net.head(net.features(x))
+    g = make_generator(3)
+    for p in net.parameters():
+        p.data = torch.randn(p.shape, generator=g)
+    return net
+
+
 def view_of(z, logits):
     g = make_generator(7)
     draws = (logits + torch.randn(4, *logits.shape, generator=g)).softmax(2)
-    return View(logits, torch.cat([z, torch.ones(len(z), 1)], 1), z, draws)
+    rows = (logits, torch.cat([z, torch.ones(len(z), 1)], 1), z, draws)
+    return View(*rows, net=plane_net(), space=Plane(z))
+
+
+PICKING = [name for name, s in STRATEGIES.items() if not s.synthesises]
+BY_ROWS = [name for name, s in STRATEGIES.items() if set(s.needs) & set(ROWS)]
 
 
 QUERIES = {
@@ -143,13 +178,17 @@ def test_numbers_that_are_not_are_refused(problem):
 # The one face
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", PICKING)
 @pytest.mark.parametrize("k", [1, 15, N - 2])
 def test_each_name_answers_alike_and_for_every_candidate(name, k, problem):
     pool, z, logits, _ = problem
     s = query(name, pool, k, view_of(z, logits), make_generator(1))
     assert len(s.indices) == len(s.indices.unique()) == k and pool.unlabelled[s.indices].all()
-    assert torch.equal(torch.isnan(s.scores), pool.labelled)
+    unscored = torch.isnan(s.scores)
+    if STRATEGIES[name].partial:
+        assert unscored[pool.labelled].all() and not unscored[s.indices[: k - s.filled]].any()
+    else:
+        assert torch.equal(unscored, pool.labelled) and s.filled == 0
     assert torch.equal(
         s.indices, query(name, pool, k, view_of(z, logits), make_generator(1)).indices
     )
@@ -168,6 +207,12 @@ def test_all_names_that_are_promised_are_there():
         "probcover",
         "maxherding",
         "margin-diverse",
+        "boost",
+        "pool-walk",
+        "snn",
+        "snn-decoded",
+        "si",
+        "poisson",
     }
 
 
@@ -188,7 +233,7 @@ def test_each_name_says_what_the_view_lacks(name, problem):
         query(name, pool, 3, View(), make_generator(0))
 
 
-@pytest.mark.parametrize("name", [n for n, s in STRATEGIES.items() if s.needs])
+@pytest.mark.parametrize("name", BY_ROWS)
 def test_nan_in_the_view_is_counted_and_named(name, problem):
     pool, z, logits, _ = problem
     view = view_of(z, logits)
@@ -215,6 +260,60 @@ def test_a_strategy_of_ones_own_is_checked_too(problem, monkeypatch):
             query("own", pool, 3, View(), make_generator(0))
 
 
+def test_a_strategy_in_pieces_is_the_same_as_at_once(problem, monkeypatch):
+    pool, z, logits, _ = problem
+
+    def slow(pool, k, view, rng):
+        for part in range(3):
+            yield {"part": part}
+        return query("random", pool, k, view, rng)
+
+    monkeypatch.setitem(STRATEGIES, "slow", Strategy(slow))
+    steps, seen = choose("slow", pool, 5, View(), make_generator(0)), []
+    with pytest.raises(StopIteration) as end:
+        while True:
+            seen.append(next(steps))
+    at_once = STRATEGIES["slow"](pool, 5, View(), make_generator(0))
+    assert seen == [{"part": 0}, {"part": 1}, {"part": 2}]
+    assert torch.equal(end.value.value.indices, at_once.indices)
+    assert torch.equal(query("slow", pool, 5, View(), make_generator(0)).indices, at_once.indices)
+
+
+def test_a_strategy_is_registered_by_its_name(problem, monkeypatch):
+    pool, z, logits, _ = problem
+    monkeypatch.setattr("deffi_lab.methods.selection.strategies.STRATEGIES", dict(STRATEGIES))
+    from deffi_lab.methods.selection import strategies
+
+    @strategy("sure", "logits")
+    def sure(pool, k, view, rng):
+        p = view.logits.softmax(1).amax(1).masked_fill(~pool.unlabelled, torch.nan)
+        return Selection(p.nan_to_num(-1).topk(k).indices, p)
+
+    picks = strategies.query("sure", pool, 4, View(logits), make_generator(0)).indices
+    doubtful = query("margin", pool, 4, View(logits), make_generator(0)).indices
+    assert not set(picks.tolist()) & set(doubtful.tolist()) and "sure" not in STRATEGIES
+    with pytest.raises(ValueError, match="sure needs view.logits"):
+        strategies.query("sure", pool, 4, View(), make_generator(0))
+
+
+def test_walks_too_few_are_filled_up_at_random_and_counted(problem):
+    pool, z, logits, _ = problem
+    s = query("snn", pool, 100, view_of(z, logits), make_generator(0))
+    met = s.indices[: 100 - s.filled]
+    assert 0 < s.filled < 100 and len(s.indices.unique()) == 100
+    assert not torch.isnan(s.scores[met]).any() and len(met) <= 2 * 8, "two labels, eight each"
+
+
+def test_synthesised_images_lie_on_the_manifold_or_nobody_is_asked(problem):
+    pool, z, logits, _ = problem
+    view = view_of(z, logits)
+    s = query("si", pool, 7, view, make_generator(0))
+    assert s.images.shape == (2, 1, 2, 2) and len(s.indices) == 0, "as many as there are labels"
+    view.space.encode = lambda x: x[:, 0, 0] + 100
+    away = query("si", pool, 7, view, make_generator(0))
+    assert away.images is None and away.filled == len(away.indices.unique()) == 7
+
+
 def test_unknown_names_and_one_class_get_one_clear_error(problem):
     pool, z, logits, _ = problem
     with pytest.raises(ValueError, match="'bagde': unknown, choose from random, stratified"):
@@ -228,7 +327,7 @@ def test_unknown_names_and_one_class_get_one_clear_error(problem):
         bald_query(pool, logits.softmax(1)[None], 3)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", PICKING)
 def test_a_net_that_knows_one_class_only_is_no_trouble(name, problem):
     pool, z, logits, truth = problem
     pool.clear()
@@ -236,11 +335,16 @@ def test_a_net_that_knows_one_class_only_is_no_trouble(name, problem):
     sure = torch.zeros(N, 4).index_fill(
         1, torch.tensor(2), 200.0
     )  # probabilities of exactly 0 and 1
-    s = query(name, pool, 9, View(sure, z, z, sure.softmax(1).expand(3, -1, -1)), make_generator(0))
+    rows = (sure, z, z, sure.softmax(1).expand(3, -1, -1))
+    view = View(*rows, net=plane_net(), space=Plane(z))
+    with torch.no_grad():
+        view.net.head.weight.zero_()
+        view.net.head.bias.copy_(sure[0])
+    s = query(name, pool, 9, view, make_generator(0))
     assert len(s.indices.unique()) == 9
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [n for n in PICKING if "net" not in STRATEGIES[n].needs])
 def test_a_pool_of_equal_points_without_a_label_still_answers(name):
     pool = Pool(torch.zeros(30, 1), lambda i: i % 2, 2)
     view = View(
@@ -547,11 +651,12 @@ def test_counts_of_whole_tiles_and_parts_agree_with_all_pairs():
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [n for n in PICKING if "net" not in STRATEGIES[n].needs])
 def test_each_name_answers_on_the_device_of_its_input(name, problem):
     pool, z, logits, truth = problem
     near = Pool(pool.x.cuda(), lambda i: truth.cuda()[i], 4)
     near.label(torch.tensor([0, 5], device="cuda"))
-    view = View(**{field: rows.cuda() for field, rows in vars(view_of(z, logits)).items()})
+    rows = {field: getattr(view_of(z, logits), field).cuda() for field in ROWS}
+    view = View(**rows)
     s = query(name, near, 12, view, make_generator(1, "cuda"))
     assert s.indices.is_cuda and s.scores.is_cuda and len(s.indices.unique()) == 12

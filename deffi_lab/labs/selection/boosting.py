@@ -20,8 +20,7 @@ from ...core.step import make_generator, pick_device
 from ...data.images import ImageSet, mnist
 from ...methods.common.race import Race
 from ...methods.latent.chart import LandmarkChart, PlaneChart, chart_of
-from ...methods.selection.boosting import DeepBoosting
-from ...methods.selection.queries import BoostingKnobs
+from ...methods.selection.boosting import BoostingKnobs, DeepBoosting
 from ...methods.selection.walk import Space
 from ...nets.vae import VAE, reference_vae
 from ...show.lab import Lab
@@ -67,7 +66,7 @@ class BoostingView:
     def drag(self, m: DeepBoosting, x0: float, y0: float, x1: float, y1: float) -> None:
         """A walk of one's own: the class of the place where
         it began, from the place where it was dropped"""
-        label = m.says(m.decode(self.at(m, x0, y0)))[1]
+        label = m.classify(m.decode(self.at(m, x0, y0)))[1]
         self.own, self.clicked = m.walk_from(self.at(m, x1, y1), label)[0], (x1, y1)
 
     def place(self, z: Tensor) -> np.ndarray:
@@ -133,7 +132,7 @@ class BoostingView:
             return Panel("digits", [Image(np.full((29, 145), 31, np.uint8))], title="no walk yet")
         z = z[torch.linspace(0, len(z) - 1, min(len(z), 8)).round().long()]
         x = m.decode(z)
-        said = m.says(x)[1].tolist()
+        said = m.classify(x)[1].tolist()
         whose = (
             "your walk" if self.own is not None else f"walk {self.shown % len(m.trajectories) + 1}"
         )
@@ -185,7 +184,7 @@ class BoostingView:
             return Panel("one", [Image(mosaic(x, 1))], title="which class is this?")
         at = torch.tensor([self.clicked or (0.0, 0.0)], dtype=torch.float32, device=m.z.device)
         x = m.decode(self.chart.lift(at))
-        p, c = (v[0] for v in m.says(x))
+        p, c = (v[0] for v in m.classify(x))
         title = (
             "click the map"
             if self.clicked is None

@@ -10,7 +10,6 @@ __all__ = ['SEARCHED', 'SNN_CHOICES', 'POOL_CHOICES', 'NEVER', 'TIE', 'CANDIDATE
 # %% ../../../nbs/methods/selection/latent_strategies.ipynb #5cf23801
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -129,9 +128,7 @@ def snn_decoded(pool: Pool, k: int, view: View, rng: torch.Generator) -> Iterato
     return (yield from _nearest_to(pool, k, view, end, rng))
 
 
-def _nearest_to(
-    pool: Pool, k: int, view: View, w: Tensor, rng: torch.Generator
-) -> Iterator[dict]:
+def _nearest_to(pool: Pool, k: int, view: View, w: Tensor, rng: torch.Generator) -> Iterator[dict]:
     "The `k` samples nearest to latents; scores: minus the distance of those that are met"
     away, near = yield from neighbours(pool, view, w, SNN_CHOICES)
     scores = met(pool, near.flatten(), -away.flatten())

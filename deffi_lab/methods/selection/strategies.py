@@ -40,9 +40,10 @@ Ask = Callable[[Pool, int, View, torch.Generator], Selection | Iterator[dict]]
 class Strategy:
     """A way of choosing: strategy(pool, k, view, rng) -> Selection.
 
-    `ask`: the function, or a generator function that yields metrics and returns the selection; `needs`: fields of the
-    view; `partial`: it scores only samples that it meets; `synthesises`: it may ask for labels of images of its own
-    (`Selection.images`); `classifier`: what learns from the labels in a study, 'network' or 'graph'.
+    `ask`: the function, or a generator function that yields metrics and returns the selection;
+    `needs`: fields of the view; `partial`: it scores only samples that it meets; `synthesises`: it
+    may ask for labels of images of its own (`Selection.images`); `classifier`: what learns from the
+    labels in a study, 'network' or 'graph'.
     """
 
     ask: Ask
@@ -114,12 +115,11 @@ def _check_view(name: str, pool: Pool, view: View) -> None:
             check_rows(pool, f"{name}: view.{need}", rows.transpose(0, 1) if swap else rows)
 
 
-def choose(
-    name: str, pool: Pool, k: int, view: View, rng: torch.Generator
-) -> Iterator[dict]:
+def choose(name: str, pool: Pool, k: int, view: View, rng: torch.Generator) -> Iterator[dict]:
     """The strategy of that name in pieces: yields metrics, returns the `Selection`.
 
-    Raises ValueError for an unknown name, a `k` that is not there, and a view that lacks a field or holds nan.
+    Raises ValueError for an unknown name, a `k` that is not there, and a view that lacks a field or
+    holds nan.
     """
     if name not in STRATEGIES:
         raise ValueError(f"query {name!r}: unknown, choose from {', '.join(STRATEGIES)}")
@@ -140,7 +140,7 @@ def choose(
 
 
 def query(name: str, pool: Pool, k: int, view: View, rng: torch.Generator) -> Selection:
-    "The `k` samples to label next, by the strategy of that name (`choose` at once, with its errors)"
+    "The `k` samples to label next, by the strategy of that name (`choose`, with its errors)"
     return drain(choose(name, pool, k, view, rng))
 
 # %% ../../../nbs/methods/selection/strategies.ipynb #bc99b458
