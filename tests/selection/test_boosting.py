@@ -219,7 +219,7 @@ def test_a_run_taken_up_ends_with_the_same_bits(digits, space, tmp_path):
         )
 
 
-@pytest.mark.parametrize("at", [0, 3, 12, 17])
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 9, 10, 12, 17])
 def test_a_round_begun_anew_draws_the_same(at, digits, space):
     m, n = method(digits, space, "random"), method(digits, space, "random")
     for i, s in enumerate(m):

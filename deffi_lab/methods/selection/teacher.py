@@ -52,8 +52,9 @@ def reference_teacher(device: torch.device | str = "cpu") -> Target:
 class Teacher:
     """Labels images in 0..1 by a network that has seen all labels of `data`; -1: rejected.
 
-    `net`: a trained one (None: `prepare` trains one, with its own seed). After `prepare`: `error`, the share of wrong
-    answers among those given to the test images, and `rejected`, the share not answered. RuntimeError when asked before.
+    `net`: a trained one (None: `prepare` trains one, with its own seed). After `prepare`: `error`,
+    the share of wrong answers among those given to the test images, and `rejected`, the share not
+    answered. RuntimeError when asked before.
     """
 
     WIDTH, BATCH, RATE, COUNTED = 16, 128, 1e-2, 500
@@ -72,7 +73,7 @@ class Teacher:
         self.seed, self.steps, self.error, self.rejected = seed, steps, None, None
 
     def prepare(self) -> Iterator[float]:
-        "Trains where there is no network yet, then counts errors; yields the loss, or the share seen"
+        "Trains where there is no network yet, then counts errors; yields loss or share seen"
         if self.error is not None:
             return
         if self.net is None:
@@ -113,6 +114,6 @@ class Teacher:
         if self.error is None:
             return "labelling tool: not asked yet"
         return (
-            f"labelling tool: {self.error:.1%} of its answers on {len(self.data.x_test):,} test images are wrong, "
-            f"{self.rejected:.1%} it rejects"
+            f"labelling tool: on {len(self.data.x_test):,} test images {self.error:.1%} of its "
+            f"answers are wrong, {self.rejected:.1%} it rejects"
         )

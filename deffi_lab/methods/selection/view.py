@@ -22,12 +22,14 @@ from ...nets.classify import predict
 class View:
     """What a strategy may look at; None where it is not there.
 
-    Rows, one for each sample of the pool: `logits` [n c]; `features` [n d] of the last hidden layer; latents `z`
-    [n a], of about unit variance; `draws` [t n c], probabilities of several nets or dropout passes.
-    `net`: images in 0..1 -> logits, with `features` and `head`. `space`: whitened latents `w` [n a] of the pool, with
-    `decode` and `encode`. `order`: labelled samples in the order they were asked for (None: by index). `extra`:
-    images (uint8) and classes that were labelled without being in the pool. `knobs`: what a strategy can be set by.
-    `on_walks`: called with walks before they begin, so that somebody can watch them.
+    Rows, one for each sample of the pool: `logits` [n c]; `features` [n d] of the last hidden
+    layer; latents `z` [n a], of about unit variance; `draws` [t n c], probabilities of several nets
+    or dropout passes.
+    `net`: images in 0..1 -> logits, with `features` and `head`. `space`: whitened latents `w` [n a]
+    of the pool, with `decode` and `encode`. `order`: labelled samples in the order they were asked
+    for (None: by index). `extra`: images (uint8) and classes that were labelled without being in
+    the pool. `knobs`: what a strategy can be set by. `on_walks`: called with walks before they
+    begin, so that somebody can watch them.
     """
 
     logits: Float[Tensor, "n c"] | None = None
@@ -54,7 +56,7 @@ def look(
     rng: torch.Generator | None = None,
     dropout: float = LEAST_DROPOUT,
 ) -> Iterator[dict]:
-    """In pieces: returns the rows among `needs` ('logits', 'features', 'draws') as keywords of a `View`.
+    """In pieces: returns the rows among `needs` ('logits', 'features', 'draws') by their names.
 
     `dropout`: probability for 'draws', at least `LEAST_DROPOUT`; `rng` draws what is dropped.
     """
