@@ -160,14 +160,14 @@ class LiveStudy:
             for s, ps in zip(self.tasks[m].seeds, self.points[m])
             if ps and (m, s) not in self._dead
         ]
-        if alive and "predictions" in alive[0][-1].told:
+        if alive and "predictions" in alive[0][-1].metrics:
             self.advice[m] = self._advise(alive)
 
     def _advise(self, runs: list[list[Point]]) -> Advice:
         "The stopping advice of the first run that is alive"
         stopper = Stopper(StoppingKnobs(window=self.knobs.window, agreement=self.knobs.agreement))
         for p in runs[0]:
-            advice = stopper.update(torch.tensor([ord(c) - 48 for c in p.told["predictions"]]))
+            advice = stopper.update(torch.tensor([ord(c) - 48 for c in p.metrics["predictions"]]))
         return advice
 
     def state_dict(self) -> dict:
@@ -176,7 +176,7 @@ class LiveStudy:
             "labels": p.labels,
             "value": p.value,
             "seconds": p.seconds,
-            "told": dict(p.told),
+            "metrics": dict(p.metrics),
             "order": torch.as_tensor(np.array(p.order)),
             "next": torch.as_tensor(np.array(p.next)),
         }
@@ -206,7 +206,7 @@ class LiveStudy:
             p["seconds"],
             p["order"].cpu().numpy(),
             p["next"].cpu().numpy(),
-            p["told"],
+            p["metrics"],
         )
         self.points = {
             m: [[back(p) for p in ps] for ps in runs] for m, runs in state["points"].items()
@@ -220,5 +220,5 @@ class LiveStudy:
             alive = [
                 ps for s, ps in zip(self.tasks[m].seeds, runs) if ps and (m, s) not in self._dead
             ]
-            if alive and "predictions" in alive[0][-1].told:
+            if alive and "predictions" in alive[0][-1].metrics:
                 self.advice[m] = self._advise(alive)

@@ -143,9 +143,9 @@ def test_a_finished_study_and_its_labels_are_counted_from_point_to_point(home):
     ]
     assert list(points[2].order)[:15] == list(points[1].order) and len(set(points[2].order)) == 40
     assert (
-        "kappa" not in points[0].told
-        and -1 <= points[1].told["kappa"] <= 1
-        and len(points[2].told["predictions"]) == 300
+        "kappa" not in points[0].metrics
+        and -1 <= points[1].metrics["kappa"] <= 1
+        and len(points[2].metrics["predictions"]) == 300
     )
     with pytest.raises(ValueError, match="nothing is left to do"):
         one(home, "margin", QUICK, (10, 15, 40), seeds=(0,), last=last)

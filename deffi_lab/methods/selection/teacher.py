@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ...core.pool import REJECTED
 from ...core.step import make_generator
 from ...data.images import ImageSet
-from .walk import Target
 from ...nets.classify import predict, train_classifier
 
 # %% ../../../nbs/methods/selection/teacher.ipynb #08994795

@@ -86,7 +86,7 @@ class Walks:
         self.loss, self.margin = (torch.zeros(len(w), steps + 1, device=w.device) for _ in range(2))
         self.taken = torch.zeros(len(w), dtype=torch.int64, device=w.device)
         self.flipped = torch.zeros(len(w), dtype=torch.bool, device=w.device)
-        self.at = 0
+        self.at, self.ended = 0, False
 
     def __iter__(self) -> Iterator[int]:
         for self.at in range(self.steps + 1):
@@ -94,6 +94,12 @@ class Walks:
             for rows in going.split(self.chunk):
                 self._advance(rows, self.at)
                 yield self.at
+        self.ended = True
+
+    @property
+    def begun(self) -> bool:
+        "True once all walks have been looked at where they start"
+        return self.at > 0 or self.ended
 
     def _advance(self, rows: Tensor, t: int) -> None:
         "Looks where the walks `rows` stand, and moves those that go on"
