@@ -13,7 +13,7 @@ test nb bench: export OMP_NUM_THREADS ?= 1
 
 LINTED := nbs tests bench tools setup.py
 
-.PHONY: results help setup hooks lab app test lint bench nb weights clean
+.PHONY: results help setup hooks lab app test lint bench nb weights film clean
 
 help:            ## what each command does
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -53,9 +53,12 @@ results: setup   ## write docs/RESULTS.md from the ledgers that ship and the row
 nb: setup        ## NB=nbs/...: text -> notebook, run, clean, export (TEXT=1: notebook -> text; REFRESH=1: run again)
 	$(BIN)/python tools/nb.py $(if $(TEXT),--text) $(if $(REFRESH),--refresh) $(NB)
 
-weights: setup   ## make the shipped weights, landmarks and picture again
+weights: setup   ## make the shipped weights and landmarks again
 	$(BIN)/python tools/reference_weights.py
 	$(BIN)/python tools/landmarks.py
+
+film: setup      ## film and photograph the labs for README: docs/film.gif, docs/lab_<name>.png
+	$(BIN)/python tools/film.py
 	$(BIN)/python tools/picture.py
 
 clean:           ## remove the environment and what was built

@@ -1,18 +1,17 @@
-"""Makes the pictures of README: the boosting lab after five rounds, and the studies' curves from
-the ledgers; seeded.
+"""Makes the pictures in docs/: each lab at the end of a run, and the studies' curves from the
+ledgers; seeded.
 
-python tools/picture.py          # first_light.png, fewest_labels.png, deep_labelling.png,
-block_by_block.png in docs/
-python tools/picture.py study    # all but the first
+python tools/picture.py              # all
+python tools/picture.py study        # fewest_labels.png, deep_labelling.png, block_by_block.png
+python tools/picture.py contours     # one lab, as lab_contours.png
 """
 
 import sys
-from pathlib import Path
 
 import torch
+from film import DOCS, SHOTS
 from matplotlib.figure import Figure
 
-from deffi_lab.labs.selection.boosting import boosting_lab
 from deffi_lab.study.curves import band, from_ledger
 from deffi_lab.study.protocol import shipped
 
@@ -180,19 +179,25 @@ def blocks() -> Figure:
     return fig
 
 
+def studies() -> None:
+    "The curves of the studies"
+    study().savefig(DOCS / "fewest_labels.png")
+    labelling().savefig(DOCS / "deep_labelling.png")
+    blocks().savefig(DOCS / "block_by_block.png")
+
+
+def photograph(name: str) -> None:
+    "A lab at the end of its shot"
+    shot = SHOTS[name]
+    lab = shot.open()
+    lab.run.run(shot.steps)
+    path = DOCS / f"lab_{name}.png"
+    path.write_bytes(shot.figure(lab)._repr_png_())
+    print(f"{path.name}: {path.stat().st_size:,} bytes after {lab.run.last.index:,} steps")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    docs = Path(__file__).resolve().parents[1] / "docs"
-    docs.mkdir(exist_ok=True)
-    study().savefig(docs / "fewest_labels.png")
-    labelling().savefig(docs / "deep_labelling.png")
-    blocks().savefig(docs / "block_by_block.png")
-    if sys.argv[1:] == ["study"]:
-        sys.exit()
-    lab = boosting_lab(name="picture")
-    race = lab.run.method
-    while min(m.round for m in race.lanes.values()) < 5:
-        lab.run.run(1)
-    out = docs / "first_light.png"
-    out.write_bytes(lab.figure(dpi=90)._repr_png_())
-    print(out.name, out.stat().st_size, "bytes;", {n: m.curve[-1] for n, m in race.lanes.items()})
+    DOCS.mkdir(exist_ok=True)
+    for name in sys.argv[1:] or ("study", *SHOTS):
+        studies() if name == "study" else photograph(name)
