@@ -57,7 +57,7 @@ class History:
         self.size, self._series, self._lock = size, {}, threading.Lock()
 
     def append(self, step: Step) -> None:
-        "Keeps the metrics of a step"
+        "Adds the metrics of a step"
         with self._lock:
             for name, value in step.metrics.items():
                 if name not in self._series:
@@ -87,11 +87,11 @@ class History:
         return sum(s.data.nbytes for s in self._series.values())
 
     def state_dict(self) -> dict:
-        "Points and strides"
+        "The points of each metric, with the distance between them"
         return {n: [s.points().tolist(), s.stride, s.seen] for n, s in self._series.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        "Takes up a saved history"
+        "Continues from a saved history"
         with self._lock:
             self._series = {}
             for name, (points, stride, seen) in state.items():

@@ -49,7 +49,7 @@ class Point:
     metrics: dict = field(default_factory=dict)
 
     def row(self) -> tuple:
-        "What the table holds of it"
+        "The values of its row in the table"
         blobs = [np.asarray(v, np.int32).astype("<i4").tobytes() for v in (self.order, self.next)]
         return (
             int(self.labels),
@@ -65,7 +65,7 @@ class Point:
         return self.metrics
 
     def __eq__(self, other: object) -> bool:
-        "Equal in all but the time that it took"
+        "Whether two points are equal; the time that they took does not count"
         return isinstance(other, Point) and [v for i, v in enumerate(self.row()) if i != 2] == [
             v for i, v in enumerate(other.row()) if i != 2
         ]
@@ -131,7 +131,7 @@ class Ledger:
             self._settle(json.loads(json.dumps(settings, sort_keys=True)))
 
     def close(self) -> None:
-        "Ends the use of the file"
+        "Closes the file"
         self._db.close()
 
     def __enter__(self) -> "Ledger":
@@ -243,7 +243,7 @@ def _open(self: Ledger) -> None:
 # %% ../../nbs/core/ledger.ipynb #ddecbf6d
 @patch
 def _settle(self: Ledger, settings: dict) -> None:
-    "Keeps the settings of a new study; refuses others for an old one"
+    "Stores the settings of a new study; refuses other settings for an existing one"
     with self._translated():
         if not self.readonly:
             self._db.execute(
@@ -270,13 +270,13 @@ def _of(self: Ledger, key: Key) -> tuple:
 
 @patch
 def add(self: Ledger, key: Key, point: Point) -> None:
-    "Keeps one point; on disk when this returns"
+    "Stores one point; it is on disk when this returns"
     self.add_many([(key, point)])
 
 
 @patch
 def add_many(self: Ledger, rows: Sequence[tuple[Key, Point]]) -> None:
-    """Keeps points in one transaction; LedgerError
+    """Stores points in one transaction; LedgerError
     where one is there already with another result"""
     with self._change():
         for key, point in rows:
@@ -303,7 +303,7 @@ def _one(self: Ledger, of: tuple, labels: int) -> Point:
 # %% ../../nbs/core/ledger.ipynb #b82722d5
 @patch
 def fail(self: Ledger, key: Key, labels: int, error: str) -> None:
-    "Keeps why a run has no point at `labels`"
+    "Records why a run has no point at `labels`"
     with self._change():
         self._db.execute(
             "INSERT OR REPLACE INTO failures VALUES (?,?,?,?,?,?,?)",
@@ -313,7 +313,7 @@ def fail(self: Ledger, key: Key, labels: int, error: str) -> None:
 
 @patch
 def failures(self: Ledger) -> list[tuple[Key, int, str]]:
-    "Runs that raised: key, labels, traceback"
+    "Key, labels and traceback of the runs that raised"
     with self._translated():
         return [
             (Key(*r[:4]), r[4], r[5])

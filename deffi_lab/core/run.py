@@ -32,7 +32,7 @@ _named: "weakref.WeakValueDictionary[str, Run]" = weakref.WeakValueDictionary()
 
 
 def guard(step: Step) -> Step:
-    "The step itself; FloatingPointError where a loss or an ELBO is not finite"
+    "Returns the step; FloatingPointError where a loss or an ELBO is not finite"
     for name, value in step.metrics.items():
         if ("loss" in name or "elbo" in name) and not np.isfinite(value):
             raise FloatingPointError(
@@ -85,8 +85,8 @@ class Run:
             _named[name] = self
 
     def start(self) -> None:
-        """Runs from the present state; nothing happens where
-        the run has finished or failed (reset or load first)"""
+        """Runs from the present state; does nothing after the run
+        has finished or failed (reset or load first)"""
         self._submit(lambda: self._go(None), spawn=True)
 
     resume = start
@@ -144,8 +144,8 @@ def save(self: Run, path: Path | str, timeout: float = 60) -> Path:
 
 @patch
 def load(self: Run, path: Path | str, timeout: float = 60) -> None:
-    """Takes up a saved run, which is then paused;
-    StoreError or ValueError leave the present one as it is"""
+    """Continues from a saved run, which is then paused; after
+    StoreError or ValueError the present run stays as it is"""
     state = load_state(path)
     self._submit(lambda: self._load(state)).result(timeout)
 
@@ -178,8 +178,8 @@ async def finished(self: Run) -> str:
 # %% ../../nbs/core/run.ipynb #077933c2
 @patch
 def run(self: Run, n: int | None = None) -> "Run":
-    """The same loop inline: `n` steps, or to the end;
-    an error inside a step is raised as well as kept"""
+    """Runs `n` steps, or to the end, in the caller's thread; an
+    error inside a step is raised, and stored in `error`"""
     if n is not None and n < 1:
         raise ValueError(f"n={n}: at least one step, or None for all")
     with self._life:
@@ -216,7 +216,7 @@ def _enter(self: Run, thread: threading.Thread) -> None:
 
 @patch
 def _submit(self: Run, act: Callable[[], Any], spawn: bool = False) -> Future:
-    "Hands `act` to the owner of the method; runs it here where nobody owns it, or we do"
+    "Queues `act` for the thread that owns the method; runs it here where no other thread does"
     done: Future = Future()
     with self._life:
         with self._cv:
@@ -308,7 +308,7 @@ def _save(self: Run, path: Path | str, done: Future) -> None:
 
 @patch
 def _write(self: Run) -> None:
-    "Writes what waits to be saved, once the method is at a boundary; refuses after a failure"
+    "Writes the requested checkpoints at a boundary; refuses after a failure"
     if not self._saves or not self._ready():
         return
     waiting, self._saves = self._saves, []
@@ -343,7 +343,7 @@ def _load(self: Run, state: dict) -> None:
 
 @patch
 def _keep(self: Run) -> None:
-    "Writes the checkpoint where one is due"
+    "Writes the automatic checkpoint at every `every`-th boundary"
     if self.checkpoint is None or not getattr(self.method, "at_boundary", True):
         return
     self._boundaries += 1
@@ -379,7 +379,7 @@ def _loop(self: Run, inline: bool = False) -> None:
 
 @patch
 def _on_time(self: Run) -> bool:
-    "Waits for the next step's time; False where a control came first"
+    "Waits until the next step is due; False where a request came first"
     with self._cv:
         late = self._next - time.monotonic()
         if self.speed and late > 0:
@@ -393,7 +393,7 @@ def _on_time(self: Run) -> bool:
 # %% ../../nbs/core/run.ipynb #f63e9ed4
 @patch
 def _advance(self: Run) -> None:
-    "One step, whatever it does"
+    "Makes one step; an error ends the run as failed"
     try:
         if self._steps is None:
             self._steps = iter(self.method)

@@ -16,9 +16,9 @@ import torch
 
 # %% ../../nbs/core/step.ipynb #d0fa5ee1
 def pick_device(name: str | torch.device | None = None) -> torch.device:
-    """The device probes for; `None` or `"auto"` takes CUDA where there is one, else the CPU.
+    """The requested device; `None` or `"auto"` takes CUDA where there is one, else the CPU.
 
-    Raises RuntimeError where CUDA is probes for and absent, ValueError for a name torch does not
+    Raises RuntimeError where CUDA is requested and absent, ValueError for a name torch does not
     know.
     """
     if name is None or str(name) == "auto":
@@ -47,7 +47,7 @@ def need(module: str, extra: str) -> ModuleType:
 
 
 def bf16_is_fast(device: torch.device | str = "cpu") -> bool:
-    "True where matrix products in bfloat16 run in hardware"
+    "Whether the device computes matrix products in bfloat16 in hardware"
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported()
     if torch.device(device).type != "cpu":
@@ -59,7 +59,7 @@ def bf16_is_fast(device: torch.device | str = "cpu") -> bool:
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    "A generator of its own on `device`; equal seeds (0..2**63-1) give equal draws"
+    "A new generator on `device`; equal seeds (0..2**63-1) give equal draws"
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed={seed}: must be in 0..2**63-1")
     return torch.Generator(device).manual_seed(seed)
@@ -76,7 +76,7 @@ class Step:
 
 
 def drain(steps: Iterator) -> Any:
-    "The value that a generator returns at its end"
+    "Runs a generator to its end and gives the value that it returns"
     while True:
         try:
             next(steps)
@@ -85,8 +85,8 @@ def drain(steps: Iterator) -> Any:
 
 
 def under(phase: str, steps: Iterator, name: str = "") -> Iterator[tuple[str, dict]]:
-    """The steps of a generator under a phase (its numbers
-    under a name, where one is given); hands its value on"""
+    """Yields `phase` with each value of a generator (as the metric `name`,
+    where one is given), and returns what the generator returns"""
     while True:
         try:
             value = next(steps)
@@ -102,13 +102,13 @@ class Method(Protocol):
     at_boundary: bool
 
     def __iter__(self) -> Iterator[Step]:
-        "Steps from the present state on"
+        "Yields the steps that follow the present state"
 
     def reset(self) -> None:
-        "Back to the start, with the same seed"
+        "Returns to the start, with the same seed"
 
     def state_dict(self) -> dict:
-        "All that the next step depends on, generators included"
+        "Everything that the next step depends on, generators included"
 
     def load_state_dict(self, state: dict) -> None:
-        "Takes up a state"
+        "Continues from a saved state"

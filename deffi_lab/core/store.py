@@ -133,8 +133,8 @@ def load_state(path: Path | str, device: torch.device | str = "cpu") -> Any:
 
 
 def take_weights(net: torch.nn.Module, saved: dict) -> None:
-    """Loads the weights of a checkpoint; RuntimeError,
-    with nothing changed, where names or shapes are others"""
+    """Loads the weights of a checkpoint; RuntimeError, with
+    nothing changed, where names or shapes do not match"""
     mine = net.state_dict()
     wrong = sorted(set(mine) ^ set(saved)) or [k for k in mine if mine[k].shape != saved[k].shape]
     if wrong:
@@ -153,6 +153,6 @@ def adam_state(optimiser: torch.optim.Optimizer) -> dict:
 
 
 def load_adam(optimiser: torch.optim.Optimizer, moments: dict) -> None:
-    "Takes up moments saved by `adam_state`; the learning rate and other options stay as they are"
+    "Loads moments saved by `adam_state`; the learning rate and other options stay as they are"
     moments = {int(k): {n: t.clone() for n, t in v.items()} for k, v in moments.items()}
     optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})

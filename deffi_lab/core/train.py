@@ -144,13 +144,13 @@ def _rate(lr: float) -> float:
 
 def _trainable(net: nn.Module | Iterable[nn.Parameter]) -> list[nn.Parameter]:
     "The parameters; ValueError where there are none"
-    found = list(net.parameters() if isinstance(net, nn.Module) else net)
-    if not any(p.requires_grad for p in found):
+    parameters = list(net.parameters() if isinstance(net, nn.Module) else net)
+    if not any(p.requires_grad for p in parameters):
         raise ValueError(
-            f"{len(found)} parameters, none to train: give a net with parameters that require "
+            f"{len(parameters)} parameters, none to train: give a net with parameters that require "
             "gradients"
         )
-    return found
+    return parameters
 
 
 def _precision(parameters: list[nn.Parameter], bf16: bool | None) -> bool:

@@ -100,7 +100,7 @@ def _number(v: float) -> str:
 
 
 def status_html(status: str, step: Step | None, note: str = "") -> str:
-    "The status line: state, step, phase and what was measured, escaped"
+    "The status line as HTML: state, step, phase and metrics, escaped"
     parts = [f'<b style="color:{COLORS.get(status, "inherit")}">{html.escape(status)}</b>']
     if step is not None:
         parts += [f'step <span class="deffi-index">{step.index}</span>', html.escape(step.phase)]
@@ -169,7 +169,7 @@ class RunBar:
         return b
 
     def _do(self, order: Callable[[], Any]) -> None:
-        "Carries out an order; what goes wrong is said in the status line"
+        "Carries out a request; an error is shown in the status line"
         self.note = ""
         try:
             order()

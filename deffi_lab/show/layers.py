@@ -27,7 +27,7 @@ PALETTE = (
     "#4477DD",
 )
 GREY = "#8A8F98"
-UNKNOWN = 255  # the class number of a point whose class nobody has told yet
+UNKNOWN = 255  # the class number of a point whose class is not known
 
 
 def rgb(color: str) -> tuple[int, int, int]:
@@ -112,7 +112,7 @@ class Layer:
         return {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
 
     def box(self) -> np.ndarray | None:
-        "x0, x1, y0, y1 of what the layer draws, None where it does not count"
+        "x0, x1, y0, y1 of what the layer draws; None where it has no extent"
         xy = getattr(self, "xy", None)
         return None if xy is None or not len(xy) else np.r_[np.c_[xy.min(0), xy.max(0)].ravel()]
 

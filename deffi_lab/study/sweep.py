@@ -90,27 +90,27 @@ def tasks(
 # %% ../../nbs/study/sweep.ipynb #85c2125e
 @dataclass(frozen=True, eq=False)
 class Unit:
-    "A round to be run: a task, where its seeds stand, how many rounds remain to it"
+    "A round to be run: a task, and the last point of each of its seeds"
 
     task: Task
     last: tuple[Point | None, ...]
 
     @property
     def goal(self) -> int:
-        "The budget that it is to reach"
+        "The budget that the round reaches"
         return next(
             b for b in self.task.budgets if b > (self.last[0].labels if self.last[0] else 0)
         )
 
     @property
     def weight(self) -> int:
-        "Rounds that follow each other from here on, this one included"
+        "How many rounds remain, this one included"
         return sum(b >= self.goal for b in self.task.budgets)
 
 
 def units(task: Task, ledger: Ledger) -> list[Unit]:
-    """What is left of a task, seeds that stand alike
-    together; ValueError where a budget was passed by"""
+    """The rounds that remain of a task, one for all seeds at the same
+    budget; ValueError where a seed was measured past a missing budget"""
     top, at = task.budgets[-1], []
     for seed in task.seeds:
         there = ledger.points(task.key(seed))
@@ -214,7 +214,7 @@ def run(
 # %% ../../nbs/study/sweep.ipynb #bbd429ce
 @patch
 def _push(self: Sweep, u: Unit) -> None:
-    "Longest chains first"
+    "Queues a round, those with most rounds to follow first"
     heapq.heappush(self._heap, (-u.weight, next(self._number), u))
 
 
@@ -281,7 +281,7 @@ def _collect(self: Sweep, pending: dict[Future, Unit]) -> None:
 
 @patch
 def _hand_on(self: Sweep, u: Unit, out: list[Point | str]) -> None:
-    "Failures of a round into the ledger, its other seeds back into the queue"
+    "Records the failures of a round and queues its other seeds again"
     for s, p in zip(u.task.seeds, out):
         if isinstance(p, Point):
             continue
@@ -299,8 +299,8 @@ def _hand_on(self: Sweep, u: Unit, out: list[Point | str]) -> None:
 # %% ../../nbs/study/sweep.ipynb #c504dc73
 @patch
 def _lost(self: Sweep, u: Unit, why: Exception) -> list[str]:
-    """Failures of a round that no worker delivered back
-    twice; nothing the first time, which puts it back"""
+    """The failures of a round that no worker finished twice;
+    an empty list the first time, when it is tried again"""
     self._given_up[u] = self._given_up.get(u, 0) + 1
     return [] if self._given_up[u] < 2 else [f"{type(why).__name__}: {why}"] * len(u.task.seeds)
 
@@ -356,7 +356,7 @@ def workers(executor: Executor) -> int:
 
 
 def meter(progress: bool | Callable, total: int, done: int) -> Callable[[int | None], None]:
-    "Something to call with the points just finished (None at the end)"
+    "A function to be called with the number of points just finished (None at the end)"
     if progress is True:
         from tqdm.auto import tqdm
 

@@ -207,13 +207,13 @@ def test_a_missing_folder_or_file_says_so(tmp_path):
 def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_numbers(tmp_path):
     digits()
     go(tmp_path / "whole", slow)
-    rng, kills, torn = random.Random(1), 0, 0
+    rng, kills, torn, patience = random.Random(1), 0, 0, 1.0
     while kills < 24:  # as many ledgers as that takes
         path, torn, grew = tmp_path / f"torn{torn}", torn + 1, []
         while kills < 24:
             child = fork.Process(target=go, args=(path, slow))
             child.start()
-            time.sleep(rng.uniform(0.02, 0.2))
+            time.sleep(patience * rng.uniform(0.02, 0.2))
             ended = not child.is_alive()
             child.kill()
             child.join()
@@ -223,6 +223,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_numbers(tmp_path
             kills += child.exitcode != 0
             with Ledger(path, "test") as ledger:
                 grew.append(len(ledger))
+            patience = 1.0 if grew[-1] else 1.3 * patience  # a busy machine needs longer to begin
         assert grew == sorted(grew)  # it never lost a point
         go(path, slow)
         assert content(path) == content(tmp_path / "whole")
