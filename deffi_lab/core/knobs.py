@@ -14,7 +14,7 @@ from typing import Any
 # %% ../../nbs/core/knobs.ipynb #47cc9bf7
 @dataclass(frozen=True)
 class KnobSpec:
-    "A knob as a screen needs it: range, scale, unit, choices, and whether it acts while running"
+    "What a widget needs of a knob: range, scale, unit, choices, whether it acts while running"
 
     name: str
     default: Any
@@ -125,6 +125,6 @@ def set_knob(knobs: Any, name: str, value: Any) -> None:
 
 
 def check_knobs(knobs: Any) -> None:
-    "ValueError where any knob is out of its range"
+    "Checks all knobs and converts them to their types; ValueError where one is out of range"
     for spec in knob_specs(knobs):
         setattr(knobs, spec.name, spec.check(getattr(knobs, spec.name)))

@@ -40,7 +40,7 @@ class Pool:
         self.clear()
 
     def clear(self) -> None:
-        "Forgets all labels and the bill"
+        "Removes all labels and sets the count to zero"
         n, device = len(self.x), self.x.device
         self.y = torch.full((n,), REJECTED, dtype=torch.int64, device=device)
         self.rejected = torch.zeros(n, dtype=torch.bool, device=device)
@@ -85,13 +85,13 @@ class Pool:
         return i
 
     def label(self, indices: Tensor) -> Int[Tensor, "k"]:
-        "Asks the oracle for the classes of `indices`, counts them and keeps them"
+        "Requests the classes of `indices` from the oracle, counts them and stores them"
         i = self.check(indices)
         return self.set_labels(i, self.oracle(i)) if len(i) else i
 
     def set_labels(self, indices: Tensor, labels: Tensor) -> Int[Tensor, "k"]:
-        """Keeps and counts labels that came by another
-        way, from a person say; -1 sets a sample aside"""
+        """Stores and counts labels from another source,
+        for example a person; -1 sets a sample aside"""
         i = self.check(indices)
         y = torch.as_tensor(labels, dtype=torch.int64, device=self.x.device).flatten()
         if len(y) != len(i):
@@ -106,17 +106,17 @@ class Pool:
         return y
 
     def count_asked(self, k: int) -> None:
-        "Counts `k` labels asked for elsewhere: of synthesised samples, of a validation set"
+        "Counts `k` labels of samples outside the pool: synthesised ones, or a validation set"
         if k < 0:
             raise ValueError(f"k={k}: labels are only ever added to the bill")
         self.asked += k
 
     def state_dict(self) -> dict:
-        "Labels, samples set aside and the bill (not the images)"
+        "Labels, samples set aside and the count of requests (not the images)"
         return {"y": self.y.clone(), "rejected": self.rejected.clone(), "asked": self.asked}
 
     def load_state_dict(self, state: dict) -> None:
-        "Takes up a saved bill; ValueError where it is of another pool"
+        "Continues from saved labels; ValueError where they belong to another pool"
         if len(state["y"]) != len(self.x):
             raise ValueError(
                 f"saved labels of {len(state['y'])} samples: this pool has {len(self.x)}"
@@ -148,18 +148,18 @@ class PersonOracle:
         self._lock, self._asked, self._answers = threading.Lock(), [], {}
 
     def ask(self, indices: Tensor | list[int]) -> None:
-        "Puts questions; what was asked before and is not taken yet is dropped"
+        "Puts questions, and drops earlier ones whose answers were not taken"
         with self._lock:
             self._asked, self._answers = [int(i) for i in indices], {}
 
     @property
     def pending(self) -> list[int]:
-        "Questions without an answer, in the order they were put"
+        "Indices without an answer, in the order of the questions"
         with self._lock:
             return [i for i in self._asked if i not in self._answers]
 
     def answer(self, index: int, label: int) -> bool:
-        "Keeps an answer (-1: cannot tell); False where nobody asked, as after a double click"
+        "Stores an answer (-1: cannot tell); False for no open question, as after a double click"
         with self._lock:
             if index not in self._asked or index in self._answers:
                 return False
@@ -171,7 +171,7 @@ class PersonOracle:
         return not self.pending
 
     def take(self) -> dict[int, int]:
-        "The answers, which are then forgotten; RuntimeError where some are missing"
+        "Returns all answers and removes them; RuntimeError where some are missing"
         if not self.ready():
             raise RuntimeError(f"{len(self.pending)} questions are open: wait for ready()")
         with self._lock:
