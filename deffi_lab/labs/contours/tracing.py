@@ -94,9 +94,7 @@ def unseen(self: TracingView, m: TracingRace) -> Panel:
     ]
     if m.clicks:
         edge = (
-            [closed(m.traced.points)]
-            if m.traced.closed
-            else contours(0.5 - m.traced.mask.float())
+            [closed(m.traced.points)] if m.traced.closed else contours(0.5 - m.traced.mask.float())
         )
         layers.append(
             lines(
@@ -127,9 +125,7 @@ def caption(self: TracingView, m: TracingRace) -> str:
     if not m.clicks:
         return "an unseen slice: click on the edge to trace it"
     n = f"{len(m.clicks)} click{'s' * (len(m.clicks) > 1)}: Dice {m.overlap():.2f}"
-    return n + (
-        ", click where it is wrong" if m.traced.closed else f", not closed: {m.traced.why}"
-    )
+    return n + (", click where it is wrong" if m.traced.closed else f", not closed: {m.traced.why}")
 
 # %% ../../../nbs/labs/contours/tracing.ipynb #736e3815
 @patch
