@@ -6,7 +6,7 @@
 __all__ = ['REGIONS', 'LEVELS', 'ENDINGS', 'OLD', 'NEW', 'regions', 'nested', 'Scans', 'exposed', 'gliomas', 'brats_folder']
 
 # %% ../../nbs/data/scans.ipynb #477f03b8
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from ..core.patch import patch
 from ..core.step import need
 from .images import data_file
+from .labelled import Labelled
 from ..numeric.regrid import centred, majority, pooled, resampled_volume
 
 # %% ../../nbs/data/scans.ipynb #1e060e13
@@ -57,7 +59,7 @@ def nested(
 
 # %% ../../nbs/data/scans.ipynb #071b8344
 @dataclass(frozen=True)
-class Scans:
+class Scans(Labelled):
     """Images [n m *s] of m `modalities` in about 0..1 with a label [n *s] of levels 0..3; *s is h w
     or d h w.
 
@@ -67,6 +69,7 @@ class Scans:
     finite.
     """
 
+    ITEM, PIXEL, GROUP = "scan", "voxel", "case"
     image: Float[Tensor, "n m *s"]
     label: UInt8[Tensor, "n *s"]
     subject: list[str]
@@ -92,15 +95,7 @@ class Scans:
                 f"{len(self.modalities)} modalities {self.modalities} for {shape[1]} channels: "
                 f"one each"
             )
-        if self.where is None:
-            object.__setattr__(self, "where", [f"{s} #{i}" for i, s in enumerate(self.subject)])
-        if not len(self.subject) == len(self.where) == n:
-            raise ValueError(
-                f"{len(self.subject)} subjects and {len(self.where)} places for {n} scans: one a "
-                f"scan"
-            )
-        if not self.spacing > 0:
-            raise ValueError(f"spacing={self.spacing}: must be above 0 mm")
+        self._check_items()
         over = (self.label > 3).flatten(1).any(1).nonzero().flatten().tolist()
         if over:
             raise ValueError(
@@ -108,85 +103,37 @@ class Scans:
                 f"levels are "
                 "0..3 (none, oedema, core, enhancing): use nested(wt, tc, et)"
             )
-        bad = (~torch.isfinite(self.image)).flatten(1).any(1).nonzero().flatten().tolist()
-        if bad:
-            raise ValueError(
-                f"{self.where[bad[0]]}: voxels that are not finite; repair or drop the scan"
-            )
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-    @property
-    def dims(self) -> int:
-        "2 for slices, 3 for volumes"
-        return self.image.ndim - 2
 
     @property
     def regions(self) -> Bool[Tensor, "n 3 *s"]:
         "WT, TC and ET as masks"
         return regions(self.label)
 
-    def to(self, device: torch.device | str) -> "Scans":
-        "The same scans on another device"
-        return replace(self, image=self.image.to(device), label=self.label.to(device))
-
-    def take(self, indices: Tensor | Sequence[int]) -> "Scans":
-        "The scans of these indices (0..n-1), in their order"
-        i = torch.as_tensor(indices, dtype=torch.long).cpu()
-        if i.ndim != 1 or not len(i) or int(i.min()) < 0 or int(i.max()) >= len(self):
-            raise ValueError(
-                f"indices {i.tolist()[:5]}: one or more of 0..{len(self) - 1} are needed"
-            )
-        j, at = i.to(self.image.device), i.tolist()
-        return replace(
-            self,
-            image=self.image[j],
-            label=self.label[j],
-            subject=[self.subject[k] for k in at],
-            where=[self.where[k] for k in at],
+# %% ../../nbs/data/scans.ipynb #cd02d894
+@patch
+def pick(self: Scans, modalities: Sequence[str]) -> Scans:
+    "The same scans with these modalities only, in this order"
+    missing = [m for m in modalities if m not in self.modalities]
+    if missing or not modalities:
+        raise ValueError(
+            f"modalities {missing or '()'}: one or more of {self.modalities} are needed"
         )
+    return replace(
+        self,
+        image=self.image[:, [self.modalities.index(m) for m in modalities]],
+        modalities=tuple(modalities),
+    )
 
-    def split(self, test_subjects: Iterable[str]) -> tuple["Scans", "Scans"]:
-        """(train, test): every scan of the named cases in the test half, all others in the training
-        half.
 
-        Raises ValueError for a case that is not there and where one half would be empty.
-        """
-        test = {test_subjects} if isinstance(test_subjects, str) else set(test_subjects)
-        known = sorted(set(self.subject))
-        if test - set(known):
-            raise ValueError(f"{sorted(test - set(known))} not among the cases {known[:8]}")
-        if not test or len(test) == len(known):
-            raise ValueError(
-                f"{len(test)} of {len(known)} cases for the test: leave at least one on each side"
-            )
-        inside = [s in test for s in self.subject]
-        return tuple(
-            self.take([i for i, t in enumerate(inside) if t == side]) for side in (False, True)
-        )
-
-    def pick(self, modalities: Sequence[str]) -> "Scans":
-        "The same scans with these modalities only, in this order"
-        missing = [m for m in modalities if m not in self.modalities]
-        if missing or not modalities:
-            raise ValueError(
-                f"modalities {missing or '()'}: one or more of {self.modalities} are needed"
-            )
-        return replace(
-            self,
-            image=self.image[:, [self.modalities.index(m) for m in modalities]],
-            modalities=tuple(modalities),
-        )
-
-    def padded(self, multiple: int = 8) -> "Scans":
-        """Sides raised to a `multiple`, the same on both
-        ends where possible; black and without tumour there"""
-        if multiple < 1:
-            raise ValueError(f"multiple={multiple}: at least 1")
-        more = [-s % multiple for s in reversed(self.label.shape[1:])]
-        pad = [p for m in more for p in (m // 2, m - m // 2)]
-        return replace(self, image=F.pad(self.image, pad), label=F.pad(self.label, pad))
+@patch
+def padded(self: Scans, multiple: int = 8) -> Scans:
+    """Sides raised to a `multiple`, the same on both
+    ends where possible; black and without tumour there"""
+    if multiple < 1:
+        raise ValueError(f"multiple={multiple}: at least 1")
+    more = [-s % multiple for s in reversed(self.label.shape[1:])]
+    pad = [p for m in more for p in (m // 2, m - m // 2)]
+    return replace(self, image=F.pad(self.image, pad), label=F.pad(self.label, pad))
 
 # %% ../../nbs/data/scans.ipynb #661b3860
 def exposed(image: Float[Tensor, "n m *s"], head: Bool[Tensor, "n *s"]) -> Float[Tensor, "n m *s"]:
@@ -315,7 +262,7 @@ def _oriented(path: Path) -> tuple[np.ndarray, np.ndarray]:
     scan = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
     return np.ascontiguousarray(np.asarray(scan.dataobj).T[:, ::-1, ::-1]), scan.affine
 
-
+# %% ../../nbs/data/scans.ipynb #0ed5a44c
 def _case(
     case: Path, modalities: Sequence[str], size: int, spacing: float
 ) -> tuple[Tensor, Tensor]:
@@ -352,7 +299,7 @@ def _case(
     brain = torch.from_numpy(onto(head.astype(np.float32)) > 0.5)
     return exposed(torch.from_numpy(image)[None], brain[None])[0], torch.from_numpy(label)
 
-
+# %% ../../nbs/data/scans.ipynb #cc9a0e94
 def brats_folder(
     folder: str | Path,
     modalities: Sequence[str] = ("T1", "T1c", "T2", "FLAIR"),

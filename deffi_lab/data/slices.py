@@ -6,19 +6,19 @@
 __all__ = ['Slices', 'scaled', 'Raw', 'gather']
 
 # %% ../../nbs/data/slices.ipynb #355b3b1f
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .labelled import Labelled
 from ..numeric.regrid import resampled_image, resampled_mask
 
 # %% ../../nbs/data/slices.ipynb #b51ebca7
 @dataclass(frozen=True)
-class Slices:
+class Slices(Labelled):
     """Images [n 1 h w] in about 0..1 with masks [n h w], each of a `subject`, `spacing` mm a pixel,
     on one device.
 
@@ -28,6 +28,7 @@ class Slices:
     <= 0.
     """
 
+    ITEM, PIXEL, GROUP = "image", "pixel", "patient"
     image: Float[Tensor, "n 1 h w"]
     mask: Bool[Tensor, "n h w"]
     subject: list[str]
@@ -48,65 +49,7 @@ class Slices:
                     f"{part} {m.dtype} {list(m.shape)}: bool {[n, *shape[2:]]} is needed, as the "
                     f"images"
                 )
-        if self.where is None:
-            object.__setattr__(self, "where", [f"{s} #{i}" for i, s in enumerate(self.subject)])
-        if not len(self.subject) == len(self.where) == n:
-            raise ValueError(
-                f"{len(self.subject)} subjects and {len(self.where)} places for {n} images: one "
-                f"an image"
-            )
-        if not self.spacing > 0:
-            raise ValueError(f"spacing={self.spacing}: must be above 0 mm a pixel")
-        bad = (~torch.isfinite(self.image)).flatten(1).any(1).nonzero().flatten().tolist()
-        if bad:
-            raise ValueError(
-                f"{self.where[bad[0]]}: pixels that are not finite; repair or drop the image"
-            )
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-    def to(self, device: torch.device | str) -> "Slices":
-        "The same slices on another device"
-        outer = None if self.outer is None else self.outer.to(device)
-        return replace(self, image=self.image.to(device), mask=self.mask.to(device), outer=outer)
-
-    def take(self, indices: Tensor | Sequence[int]) -> "Slices":
-        "The slices of these indices (0..n-1), in their order"
-        i = torch.as_tensor(indices, dtype=torch.long).cpu()
-        if i.ndim != 1 or not len(i) or int(i.min()) < 0 or int(i.max()) >= len(self):
-            raise ValueError(
-                f"indices {i.tolist()[:5]}: one or more of 0..{len(self) - 1} are needed"
-            )
-        j, at = i.to(self.image.device), i.tolist()
-        return replace(
-            self,
-            image=self.image[j],
-            mask=self.mask[j],
-            outer=None if self.outer is None else self.outer[j],
-            subject=[self.subject[k] for k in at],
-            where=[self.where[k] for k in at],
-        )
-
-    def split(self, test_subjects: Iterable[str]) -> tuple["Slices", "Slices"]:
-        """(train, test): every slice of the named patients in the test half, all others in the
-        training half.
-
-        Raises ValueError for a patient that is not there and where one half would be empty.
-        """
-        test = {test_subjects} if isinstance(test_subjects, str) else set(test_subjects)
-        known = sorted(set(self.subject))
-        if test - set(known):
-            raise ValueError(f"{sorted(test - set(known))} not among the patients {known[:8]}")
-        if not test or len(test) == len(known):
-            raise ValueError(
-                f"{len(test)} of {len(known)} patients for the test: leave at least one on each "
-                f"side"
-            )
-        inside = [s in test for s in self.subject]
-        return tuple(
-            self.take([i for i, t in enumerate(inside) if t == side]) for side in (False, True)
-        )
+        self._check_items()
 
 # %% ../../nbs/data/slices.ipynb #4d5a433e
 def scaled(image: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:

@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 
 from deffi_lab.data import images
+from deffi_lab.data.heart.readers import png_folder
 from deffi_lab.data.images import (
     ImageSet,
     cifar10,
+    data_file,
     fashion_mnist,
     from_arrays,
     from_dataset,
@@ -353,3 +355,50 @@ def test_packed_cifar():
         and d.names[0] == "airplane"
         and 100 < float(d.x[:500].float().mean()) < 140
     )
+
+
+# ---- faults of a set
+
+
+@pytest.mark.parametrize("side", [10_000, 20_000])  # Pillow warns of the first, refuses the second
+def test_an_image_of_too_many_pixels_is_named(tmp_path, side):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "0.png")
+    (tmp_path / "b" / "1.pgm").write_bytes(f"P5 {side} {side} 255\n".encode())
+    words = rf"b.1\.pgm: {side**2:,} pixels, at most [\d,]+ are read: .*MAX_IMAGE_PIXELS"
+    with pytest.raises(ValueError, match=words):
+        from_folder(tmp_path)
+
+
+def test_heart_slices_of_too_many_pixels_are_named_too(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "p_1.png").write_bytes(b"P5 20000 20000 255\n")
+    with pytest.raises(ValueError, match="p_1.png: 400,000,000 pixels"):
+        png_folder(tmp_path / "images", tmp_path / "masks")
+
+
+def test_one_class_is_refused_at_once():
+    x, y = np.zeros((6, 8, 8), np.uint8), np.zeros(6, int)
+    with pytest.raises(ValueError, match=r"1 class \['0'\]: at least 2 are needed"):
+        from_arrays(x, y)
+    with pytest.raises(ValueError, match=r"1 class \['cat'\]"):
+        from_arrays(x, y, x, y, names=["cat"])
+    assert from_arrays(x, y + [0, 1, 0, 1, 0, 1]).n_classes == 2
+
+
+def test_data_files_are_looked_for_where_users_put_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEFFI_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DEFFI_LAB_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="x.npz or .*cache.*set DEFFI_LAB_DATA.*or use y"):
+        data_file(None, "x.npz", "y")
+    for folder in ("cache", "data", "mine"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.npz").write_bytes(b"")
+        if folder == "mine":
+            monkeypatch.setenv("DEFFI_LAB_DATA", str(tmp_path / folder))
+        assert data_file(None, "x.npz", "y").resolve() == tmp_path / folder / "x.npz"
+    with pytest.raises(FileNotFoundError, match="^no.npz: missing; name the file"):
+        data_file("no.npz", "x.npz", "y")

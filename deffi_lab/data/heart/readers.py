@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
-from PIL import Image
 from scipy.ndimage import find_objects
 from torch import Tensor
 
 from ...core.step import need
+from ..arrays import open_image
 from ..images import data_file
 from ..slices import Raw, Slices, gather
 from ...numeric.polygon import fill_polygon
@@ -305,7 +305,7 @@ def nifti_folder(
 
 def _png(path: Path) -> np.ndarray:
     "Grey values [h w]; palettes and 16 bits as they are"
-    with Image.open(path) as i:
+    with open_image(path) as i:
         return np.asarray(i if i.mode in ("I", "I;16", "P", "1") else i.convert("L"))
 
 
