@@ -25,7 +25,7 @@ from .latent_strategies import WalkKnobs
 from .strategies import STRATEGIES, choose
 from .view import View, look
 from .walk import Space, walk
-from ...nets.classify import accuracy_steps, predict, shift
+from ...nets.classify import Target, accuracy_steps, predict, shift
 from ...nets.vae import VAE
 from ...numeric.neighbours import nearest
 
@@ -64,7 +64,8 @@ class DeepBoosting:
     answers instead of the pool's oracle; `schedule`: totals of labels, in place of `first`, `query`
     and `budget`.
     For the eye: `z`, `net`, `round`, `curve` [(labels, accuracy)], `trajectories` [k t d],
-    `picked`, `selection`, `synthesised` (images in 0..1 and their classes, -1 where rejected).
+    `picked`, `selection`, `synthesised` (images in 0..1 and their classes, -1 where rejected),
+    `question` (the images a person is asked for, by index).
 
     References: arXiv:2004.02757
     """
@@ -245,13 +246,15 @@ def _label(self: DeepBoosting, picks: Tensor) -> Iterator[tuple[str, dict]]:
     "Classes of samples of the pool"
     if self.person is None:
         return self.pool.oracle(picks)
-    self.question = self.pool.x[picks].float() / 255
-    return (yield from self._ask_person(picks.tolist()))
+    return (yield from self._ask_person(picks.tolist(), self.pool.x[picks].float() / 255))
 
 
 @patch
-def _ask_person(self: DeepBoosting, indices: list[int]) -> Iterator[tuple[str, dict]]:
+def _ask_person(
+    self: DeepBoosting, indices: list[int], images: Float[Tensor, "m c h w"]
+) -> Iterator[tuple[str, dict]]:
     "Steps of phase 'ask' until the person has answered everything"
+    self.question = dict(zip(indices, images))
     self.person.ask(indices)
     while not self.person.ready():
         time.sleep(0.01)
@@ -264,8 +267,7 @@ def _ask_person(self: DeepBoosting, indices: list[int]) -> Iterator[tuple[str, d
 def _label_images(self: DeepBoosting, x: Float[Tensor, "m c h w"]) -> Iterator[tuple[str, dict]]:
     "Has images labelled and learns those that are not rejected"
     if self.person is not None:
-        self.question = x
-        answers = yield from self._ask_person(list(range(len(x))))
+        answers = yield from self._ask_person(list(range(len(x))), x)
     elif self.oracle is None:
         raise ValueError(NO_LABELLER)
     else:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...core.pool import REJECTED
 from ...core.step import make_generator
 from ...data.images import ImageSet
-from ...nets.classify import predict, train_classifier
+from ...nets.classify import Target, predict, train_classifier
 
 # %% ../../../nbs/methods/selection/teacher.ipynb #08994795
 CONFIDENCE = 0.9  # least probability of the class that is answered
