@@ -82,7 +82,7 @@ REGION = 56  # places along each side of the map of regions
 
 
 @patch
-def map(self: BoostingView, m: DeepBoosting) -> Panel:
+def latent_map(self: BoostingView, m: DeepBoosting) -> Panel:
     "Regions of the present network, the pool by its true class, labels bought, walks"
     if self.seen != m.round:
         xy = plane(self.limits, REGION).to(m.z.device)
@@ -247,7 +247,7 @@ def scene(self: BoostingView, race: Race) -> Scene:
         note = f"{note}; {m.oracle.note()}"
     return Scene(
         [
-            self.map(m),
+            self.latent_map(m),
             self.accuracy(race.lanes),
             self.digits(m),
             self.bought(m),
