@@ -36,9 +36,8 @@ from deffi_lab.methods.contours.clicks import (
     session,
 )
 from deffi_lab.methods.contours.orbits import outline
-from deffi_lab.methods.contours.tracing import learnt_field, train_tracer
-from deffi_lab.nets.segment import TrainUNet, dice, largest, outputs, unet
-from deffi_lab.nets.tracer import TracerNet
+from deffi_lab.methods.contours.tracing import TrainTracer, learnt_field, studied_unet
+from deffi_lab.nets.segment import dice, largest, outputs
 from deffi_lab.numeric.distance import signed_distance
 from deffi_lab.numeric.polygon import fill_polygon
 
@@ -116,11 +115,10 @@ def by_orbits(field, n: int) -> tuple[torch.Tensor, dict]:
 
 def masks(train: Slices, test: Slices, seed: int, steps: int, tag: str) -> dict:
     "A U-Net that learns masks, and its largest piece"
-    net = unet(1, seed=seed)
-    for _ in TrainUNet(
-        net, train.image, signed_distance(train.mask), steps=steps, generator=make_generator(seed)
-    ):
+    training = studied_unet(train, seed, steps=steps)
+    for _ in training:
         pass
+    net = training.net
     p = outputs(net, test.image)[:, 0].sigmoid()
     said = p > 0.5
     sure = (
@@ -155,24 +153,17 @@ def longer(train: Slices, test: Slices, seed: int) -> dict:
 
 
 def field(train: Slices, test: Slices, seed: int) -> dict:
-    net = unet(3, seed=seed)
-    for _ in TrainUNet(
-        net,
-        train.image,
-        signed_distance(train.mask),
-        field=True,
-        steps=SETTINGS["long"],
-        generator=make_generator(seed),
-    ):
+    training = studied_unet(train, seed, field=True, steps=SETTINGS["long"])
+    for _ in training:
         pass
-    return read(outputs(net, test.image), test, "field U-Net")
+    return read(outputs(training.net, test.image), test, "field U-Net")
 
 
 def tracer(train: Slices, test: Slices, seed: int, oriented: bool = False) -> dict:
-    net = TracerNet(generator=make_generator(seed))
-    for _ in train_tracer(net, train, steps=SETTINGS["tracer"], generator=make_generator(seed)):
+    method = TrainTracer(train, seed=seed, steps=SETTINGS["tracer"])  # as the lab shows it
+    for _ in method:
         pass
-    net.eval()
+    net = method.net.eval()
     with torch.no_grad():
         out = torch.cat([net.dense(x) for x in test.image.split(20)])
     return read(out, test, "tracer")
@@ -181,19 +172,12 @@ def tracer(train: Slices, test: Slices, seed: int, oriented: bool = False) -> di
 def clicked(train: Slices, test: Slices, seed: int) -> dict:
     """Networks that take clicks: Dice after one click, after
     more in `told`; the mask's zero contour is bent alike"""
-    found, phi, truth = {}, signed_distance(train.mask), signed_distance(test.mask)
+    found, truth = {}, signed_distance(test.mask)
     for tag, flag in (("clicks, field", True), ("clicks, mask", False)):
-        net = unet(3 if flag else 1, 2, seed=seed)
-        for _ in TrainUNet(
-            net,
-            train.image,
-            phi,
-            field=flag,
-            steps=SETTINGS["long"],
-            generator=make_generator(seed),
-            hint=ClickHint(),
-        ):
+        training = studied_unet(train, seed, field=flag, steps=SETTINGS["long"], hint=ClickHint())
+        for _ in training:
             pass
+        net = training.net
         net.eval()
         table, closed = [], 0
         for i in range(0, len(test), 2):

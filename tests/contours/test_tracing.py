@@ -8,9 +8,11 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
+from deffi_lab.core.ledger import Ledger
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.heart.readers import sunnybrook_npz
 from deffi_lab.methods.contours import pairs as pairs_module
+from deffi_lab.methods.contours.duel import TracingKnobs
 from deffi_lab.methods.contours.pairs import (
     PairSampler,
     agent_velocity,
@@ -20,9 +22,14 @@ from deffi_lab.methods.contours.pairs import (
     turned,
 )
 from deffi_lab.methods.contours.tracing import (
+    BATCH,
+    STEPS,
+    UNET_STEPS,
     TracerKnobs,
     TrainTracer,
     closing,
+    pair_loss,
+    studied_unet,
     trace,
     tracer_field,
     train_tracer,
@@ -32,6 +39,7 @@ from deffi_lab.nets.tracer import TracerNet, scale_space
 from deffi_lab.numeric.distance import gradient, signed_distance
 
 root = Path(__file__).resolve().parents[2]
+SHIPPED = root / "deffi_lab" / "assets" / "labelling.sqlite"
 data = Path(os.environ.get("DEFFI_LAB_DATA") or root / ".." / "shared" / "data")
 
 
@@ -61,11 +69,11 @@ def units(n, g):
 def learnt():
     "A small net that has learnt eight discs"
     net = TracerNet(size=19, width=8, generator=make_generator(0))
-    for loss in train_tracer(
+    for step in train_tracer(
         net, discs(8), steps=250, batch=128, lr=4e-3, generator=make_generator(1)
     ):
         pass
-    return net, loss
+    return net, step.metrics["loss"]
 
 
 # Patches
@@ -256,6 +264,45 @@ def test_equal_seeds_learn_equally_and_unlabelled_or_empty_is_refused():
         next(train_tracer(net, discs(1), steps=0))
 
 
+def test_the_lab_takes_the_steps_that_the_study_measured():
+    "The method with its knobs untouched is `train_tracer`, and both are a one-cycle loop by hand"
+    data, steps = discs(2), 6
+    method = TrainTracer(data, seed=3, steps=steps, size=11, width=4)
+    watched = [s.metrics["loss"] for s in method]
+    net = TracerNet(size=11, width=4, generator=make_generator(3))
+    g = make_generator(3)
+    measured = [
+        s.metrics["loss"] for s in train_tracer(net, data, steps=steps, generator=g, chunk=1)
+    ]
+    hand, g = TracerNet(size=11, width=4, generator=make_generator(3)), make_generator(3)
+    sampler = PairSampler(data[0], signed_distance(data[1]), None, 11, hand.scales)
+    optimiser = torch.optim.AdamW(hand.parameters(), lr=2e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps + 1, pct_start=0.1)
+    by_hand = []
+    for _ in range(steps):
+        pairs = sampler.draw(256, g, turn=3.14, gain=0.15, zoom=0.1)
+        loss = pair_loss(hand(pairs.patches), pairs.target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        by_hand.append(float(loss.detach()))
+    assert watched == measured == by_hand and len(set(watched)) == steps
+    for a, b, c in zip(method.net.parameters(), net.parameters(), hand.parameters()):
+        assert torch.equal(a, b) and torch.equal(a, c)
+
+
+def test_the_training_is_that_of_the_shipped_study():
+    "Steps and batch of the ledger that ships are those that the lab shows"
+    with Ledger(SHIPPED, "labelling", readonly=True) as ledger:
+        settings = ledger.settings()
+    assert settings["tracer"] == STEPS and settings["long"] == UNET_STEPS
+    unet = studied_unet(discs(2, size=64))
+    assert unet.batch == settings["batch"] and unet.sigma == settings["sigma"]
+    assert unet.fit.steps == UNET_STEPS and TrainTracer(discs(1)).steps == STEPS
+    assert TracingKnobs().batch == TracerKnobs().batch == BATCH == 256
+
+
 def test_a_method_stopped_and_resumed_ends_with_the_same_numbers():
     how = dict(knobs=TracerKnobs(batch=16), size=11, width=4)
     whole, first = TrainTracer(discs(2), **how), TrainTracer(discs(2), **how)
@@ -363,10 +410,10 @@ def test_devices_agree(learnt):
     torch.testing.assert_close(tracer_field(there, images.cuda())[0].cpu(), cpu, atol=0.05, rtol=0)
     fresh = TracerNet(size=11, width=4, generator=make_generator(0)).cuda()
     there = images.cuda(), masks.cuda()
-    losses = list(
+    steps = list(
         train_tracer(fresh, there, steps=40, batch=64, generator=make_generator(0, "cuda"))
     )
-    assert losses[-1] < losses[0]
+    assert steps[-1].metrics["loss"] < steps[0].metrics["loss"]
 
 
 def test_real_slices_of_other_patients():
