@@ -29,7 +29,7 @@ def initialise(net: nn.Module, generator: torch.Generator) -> nn.Module:
                     nn.init.uniform_(p, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
     return net
 
-
+# %% ../../nbs/nets/vae.ipynb #4f3ea004
 def _mlp(latent: int, channels: int, size: int, width: int) -> tuple[nn.Module, nn.Module]:
     "Two hidden layers each way"
     pixels = channels * size * size
@@ -78,7 +78,7 @@ def _conv(latent: int, channels: int, size: int, width: int) -> tuple[nn.Module,
     )
     return encoder, decoder
 
-
+# %% ../../nbs/nets/vae.ipynb #339a7d13
 class VAE(nn.Module):
     """A variational autoencoder of images [n channels size size] in 0..1.
 

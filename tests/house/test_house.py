@@ -33,15 +33,25 @@ CELL = 110  # lines of an exported cell
 BANNED = set("said told found kept whose chance heard luck gone going bout purchase".split())
 RESHAPED = (  # parts that are written anew at present: their cells and words are not held yet
     "core/ledger",
-    "data",
-    "nets",
-    "methods",
-    "study/protocol",
-    "study/live",
-    "study/evidence",
-    "labs/selection/boosting",
-    "labs/contours/tracing",
+    "data/arrays",
+    "data/brain/growth",
+    "data/heart/readers",
+    "data/labelled",
+    "data/scans",
+    "data/slices",
     "labs/blocks",
+    "labs/contours/tracing",
+    "labs/selection/boosting",
+    "methods/blocks",
+    "methods/common/race",
+    "methods/contours/duel",
+    "methods/contours/tracing",
+    "methods/selection",
+    "nets/blocks",
+    "nets/segment",
+    "study/evidence",
+    "study/live",
+    "study/protocol",
 )
 COMMON = "common"  # the chapter of methods that all chapters may use
 modules = [

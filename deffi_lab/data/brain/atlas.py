@@ -147,9 +147,9 @@ class Draw:
         u = self._stack(torch.rand, shape or (1,)).view(-1, *shape, *[1] * self.dims) - 0.5
         return (low + high) / 2 + (high - low) * u * (self.hardness if spread else 1)
 
-    def maybe(self, chance: float) -> Tensor:
+    def maybe(self, probability: float) -> Tensor:
         "[n 1..] of 0 or 1"
-        return (self.uniform(0, 1) < chance).float()
+        return (self.uniform(0, 1) < probability).float()
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         "White noise [n *shape]"
@@ -244,7 +244,7 @@ class Heads:
         parts = {k: getattr(self, k)[i] for k in ("gm", "wm", "csf", "near", "region")}
         return replace(self, seeds=[self.seeds[k] for k in i.tolist()], **parts)
 
-
+# %% ../../../nbs/data/brain/atlas.ipynb #c7ff6b8c
 def _turned(d: Draw, p: Float[Tensor, "n k *s"], height: Tensor) -> Float[Tensor, "n 3 *s"]:
     """Positions (mm about the middle of the brain) in
     the anatomy, of positions in a head's own frame"""
@@ -274,46 +274,7 @@ def _own(
     )
     return logits.softmax(1)[:, :3]
 
-
-def subjects(
-    n: int,
-    size: int | tuple[int, ...] = 96,
-    dims: int = 2,
-    seed: int = 0,
-    spacing: float = 2.0,
-    device: torch.device | str | None = None,
-    height: tuple[float, float] = (-32.0, 58.0),
-    bend: float = 1.0,
-    first: int = 0,
-) -> Heads:
-    """`n` heads as axial slices (`dims` 2, at a random height in mm, MNI) or volumes (3); the same
-    for the same seed.
-
-    `size` is one side or all of them, `bend` 0..2 how far anatomies differ, `first` the number of
-    the first head.
-    Raises ValueError for a number out of its range.
-    """
-    if n < 1:
-        raise ValueError(f"n={n}: at least one head")
-    if dims not in (2, 3):
-        raise ValueError(f"dims={dims}: 2 (slices) or 3 (volumes)")
-    shape = (size,) * dims if isinstance(size, int) else tuple(size)
-    if len(shape) != dims or min(shape) < 16:
-        raise ValueError(f"size={size}: {dims} sides of 16 voxels or more")
-    if not 0 <= bend <= 2:
-        raise ValueError(f"bend={bend}: must be in 0..2")
-    if not spacing > 0:
-        raise ValueError(f"spacing={spacing}: must be above 0 mm")
-    device, a, per = pick_device(device), anatomy(1.5), 64 if dims == 2 else 2
-    known = [seed * 1_000_003 + first + i for i in range(n)]
-    with torch.no_grad():
-        parts = [
-            _cut(known[i : i + per], shape, spacing, device, height, bend, a)
-            for i in range(0, n, per)
-        ]
-    return Heads(*(torch.cat(p) for p in zip(*parts)), known, float(spacing), a.names)
-
-
+# %% ../../../nbs/data/brain/atlas.ipynb #ad155966
 def _cut(
     known: list[int],
     shape: tuple[int, ...],
@@ -351,6 +312,45 @@ def _cut(
     region = read(a.region.float(), mode="nearest")[:, 0].long()
     share = _own(share, near, d, spacing)
     return share[:, 0], share[:, 1], share[:, 2], near, region
+
+# %% ../../../nbs/data/brain/atlas.ipynb #4bdd8244
+def subjects(
+    n: int,
+    size: int | tuple[int, ...] = 96,
+    dims: int = 2,
+    seed: int = 0,
+    spacing: float = 2.0,
+    device: torch.device | str | None = None,
+    height: tuple[float, float] = (-32.0, 58.0),
+    bend: float = 1.0,
+    first: int = 0,
+) -> Heads:
+    """`n` heads as axial slices (`dims` 2, at a random height in mm, MNI) or volumes (3); the same
+    for the same seed.
+
+    `size` is one side or all of them, `bend` 0..2 how far anatomies differ, `first` the number of
+    the first head.
+    Raises ValueError for a number out of its range.
+    """
+    if n < 1:
+        raise ValueError(f"n={n}: at least one head")
+    if dims not in (2, 3):
+        raise ValueError(f"dims={dims}: 2 (slices) or 3 (volumes)")
+    shape = (size,) * dims if isinstance(size, int) else tuple(size)
+    if len(shape) != dims or min(shape) < 16:
+        raise ValueError(f"size={size}: {dims} sides of 16 voxels or more")
+    if not 0 <= bend <= 2:
+        raise ValueError(f"bend={bend}: must be in 0..2")
+    if not spacing > 0:
+        raise ValueError(f"spacing={spacing}: must be above 0 mm")
+    device, a, per = pick_device(device), anatomy(1.5), 64 if dims == 2 else 2
+    known = [seed * 1_000_003 + first + i for i in range(n)]
+    with torch.no_grad():
+        parts = [
+            _cut(known[i : i + per], shape, spacing, device, height, bend, a)
+            for i in range(0, n, per)
+        ]
+    return Heads(*(torch.cat(p) for p in zip(*parts)), known, float(spacing), a.names)
 
 # %% ../../../nbs/data/brain/atlas.ipynb #0025d114
 def blurred(

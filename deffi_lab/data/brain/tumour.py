@@ -166,7 +166,7 @@ def _decoys(heads: Heads, d: Draw) -> tuple[Tensor, Tensor]:
     spots = (spots + 0.2 * gate - d.uniform(2.0, 3.0)).clamp(0, 1) * 3
     return (vessel + plexus + dura).clamp(0, 1), (torch.maximum(caps, spots) * heads.wm).clamp(0, 1)
 
-
+# %% ../../../nbs/data/brain/tumour.ipynb #8110f044
 def _pictured(heads: Heads, label: Tensor, dead: Tensor, wet: Tensor, d: Draw) -> Tensor:
     "Images [n 4 *s] before the scanner, for a label, dead core and log odds of oedema"
     shape, s = label.shape[1:], heads.spacing
@@ -190,7 +190,7 @@ def _pictured(heads: Heads, label: Tensor, dead: Tensor, wet: Tensor, d: Draw) -
         out.append(image)
     return torch.stack(out, 1)
 
-
+# %% ../../../nbs/data/brain/tumour.ipynb #2bd9d071
 def render(
     heads: Heads,
     c: Float[Tensor, "n *s"],
@@ -253,7 +253,7 @@ def pushed(
     )
 
 # %% ../../../nbs/data/brain/tumour.ipynb #e1df4bc3
-VERSION = 3  # of what is drawn: raised, old files are no longer found
+VERSION = 3  # of what is drawn: raise it, and old files are not read any more
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -287,6 +287,27 @@ def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
     except (OSError, SafetensorError):
         part.unlink(missing_ok=True)
 
+# %% ../../../nbs/data/brain/tumour.ipynb #c5689de2
+def _made(
+    n: int,
+    size,
+    dims: int,
+    seed: int,
+    spacing: float,
+    hardness: float,
+    modalities: tuple[str, ...],
+    device,
+):
+    "Scans of a few heads at a time"
+    few = 64 if dims == 2 else 2
+    with torch.no_grad():
+        for i in range(0, n, few):
+            some = subjects(min(few, n - i), size, dims, seed, spacing, device, first=i)
+            c = simulate_tumours(some, hardness)
+            d = Draw([s * 7 + 4 for s in some.seeds], dims, device)
+            some, c = pushed(some, c, d.uniform(-0.15, 0.45).flatten().clamp_min(0))
+            yield render(some, c, modalities, hardness)
+
 
 def tumours(
     n: int,
@@ -319,47 +340,26 @@ def tumours(
     if unknown or not modalities:
         raise ValueError(f"modalities {unknown or '()'}: one or more of {MODALITIES}")
     device = pick_device(device)
-    asked = json.dumps(
+    settings = json.dumps(
         [VERSION, n, size, dims, seed, float(spacing), float(hardness), list(modalities)]
     )
     path = (
         cache_folder()
-        / f"tumours_{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}.safetensors"
+        / f"tumours_{hashlib.blake2b(settings.encode(), digest_size=8).hexdigest()}.safetensors"
     )
-    found = _cached(path) if cache else None
+    tensors = _cached(path) if cache else None
     names = [f"head {seed}/{i}" for i in range(n)]
-    if found is None:
+    if tensors is None:
         parts = list(_made(n, size, dims, seed, spacing, hardness, tuple(modalities), device))
-        found = {k: torch.cat([getattr(p, k) for p in parts]).cpu() for k in ("image", "label")}
+        tensors = {k: torch.cat([getattr(p, k) for p in parts]).cpu() for k in ("image", "label")}
         if cache:
-            _keep(path, found)
+            _keep(path, tensors)
     return Scans(
-        found["image"].to(device),
-        found["label"].to(device),
+        tensors["image"].to(device),
+        tensors["label"].to(device),
         names,
         float(spacing),
         tuple(modalities),
         f"grown tumours (seed {seed})",
         names,
     )
-
-
-def _made(
-    n: int,
-    size,
-    dims: int,
-    seed: int,
-    spacing: float,
-    hardness: float,
-    modalities: tuple[str, ...],
-    device,
-):
-    "Scans of a few heads at a time"
-    few = 64 if dims == 2 else 2
-    with torch.no_grad():
-        for i in range(0, n, few):
-            some = subjects(min(few, n - i), size, dims, seed, spacing, device, first=i)
-            c = simulate_tumours(some, hardness)
-            d = Draw([s * 7 + 4 for s in some.seeds], dims, device)
-            some, c = pushed(some, c, d.uniform(-0.15, 0.45).flatten().clamp_min(0))
-            yield render(some, c, modalities, hardness)

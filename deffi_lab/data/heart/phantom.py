@@ -36,9 +36,9 @@ class Draw:
         )
         return (low + high) / 2 + (high - low) * u * (min(self.hardness, 1.5) if spread else 1.0)
 
-    def maybe(self, chance: float) -> Tensor:
+    def maybe(self, probability: float) -> Tensor:
         "[keep 1 1] of 0 or 1"
-        return (torch.rand(BLOCK, 1, 1, generator=self.generator)[: self.keep] < chance).to(
+        return (torch.rand(BLOCK, 1, 1, generator=self.generator)[: self.keep] < probability).to(
             self.device, torch.float32
         )
 

@@ -44,17 +44,17 @@ def first_click(
 
 
 def next_click(
-    said: Bool[Tensor, "n h w"],
+    predicted: Bool[Tensor, "n h w"],
     phi: Float[Tensor, "n h w"],
     generator: torch.Generator | None = None,
     jitter: float = 1.0,
 ) -> Float[Tensor, "n 2"]:
     """The point of the true boundary that is furthest from the
-    contour `said`; nothing said: any point of the boundary"""
+    contour `predicted`; an empty or full prediction: any point of the boundary"""
     from scipy.ndimage import binary_erosion, distance_transform_edt
 
     at, w = [], phi.shape[2]
-    for m, p in zip(said.cpu().numpy(), phi):
+    for m, p in zip(predicted.cpu().numpy(), phi):
         if not m.any() or m.all():
             at.append(first_click(p[None], generator, 0.0)[0])
             continue

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...core.knobs import check_knobs, knob
+from ...core.patch import patch
 from ...core.step import Step, make_generator
 from deffi_lab.methods.contours.orbits import (
     SCHEMES,
@@ -114,7 +115,7 @@ def _pushed(f: Tensor, p: Tensor, h: float, scheme: str, wall: float) -> Tensor:
     d = v(p + h * c)
     return p + h / 6 * (a + 2 * (b + c) + d)
 
-
+# %% ../../../nbs/methods/contours/field.ipynb #a9dff2f8
 def march_torch(
     f: Tensor, p: Tensor, steps: int, h: float, scheme: str, every: int, draws: list, wall: float
 ) -> tuple:
@@ -154,7 +155,7 @@ def _march_compiled(
         )
     return end, path
 
-
+# %% ../../../nbs/methods/contours/field.ipynb #dd26db62
 def march(
     f: Float[Tensor, "b 2 h w"],
     p: Float[Tensor, "b n 2"],
@@ -273,140 +274,160 @@ class LabelDynamics:
         self.trails = torch.empty(0, self.trail, 2, device=self._drawn.device)
         self.set_mask(self._drawn)
 
-    def set_mask(self, mask: Bool[Tensor, "h w"]) -> None:
-        """Another mask under the same agents; ValueError
-        for one that is empty or full, which changes nothing"""
-        if mask.ndim != 2 or min(mask.shape) < 2:
-            raise ValueError(f"mask of shape {list(mask.shape)}: not [h, w]")
-        self.phi = signed_distance(mask, smooth=self.smooth)
-        self.mask, self._made = mask, None
+# %% ../../../nbs/methods/contours/field.ipynb #72d8cdaf
+@patch
+def set_mask(self: LabelDynamics, mask: Bool[Tensor, "h w"]) -> None:
+    """Another mask under the same agents; ValueError
+    for one that is empty or full, which changes nothing"""
+    if mask.ndim != 2 or min(mask.shape) < 2:
+        raise ValueError(f"mask of shape {list(mask.shape)}: not [h, w]")
+    self.phi = signed_distance(mask, smooth=self.smooth)
+    self.mask, self._made = mask, None
+    self._refresh()
+
+
+@patch
+def place(self: LabelDynamics, x: float, y: float) -> None:
+    "Puts the watched agent at (x, y) and starts its section anew; ValueError outside the image"
+    h, w = self.mask.shape
+    if not (0 <= x <= w - 1 and 0 <= y <= h - 1):
+        raise ValueError(f"x={x}, y={y}: must be in 0..{w - 1}, 0..{h - 1}")
+    self.p[0] = torch.tensor([x, y])
+    self.trails[0] = self.p[0]
+    self._cut()
+
+
+@patch
+def _refresh(self: LabelDynamics) -> None:
+    "Field and agents as the knobs say"
+    k = self.knobs
+    made = (k.k, k.omega, k.band, k.saturation, k.h, k.scheme)
+    surplus = self.p.shape[0] - k.agents
+    if surplus > 0:
+        self.p, self.trails = self.p[: k.agents], self.trails[: k.agents]
+    if surplus < 0:
+        size = torch.tensor(
+            [self.mask.shape[1] - 1.0, self.mask.shape[0] - 1.0], device=self.p.device
+        )
+        new = size * torch.rand(-surplus, 2, generator=self.generator, device=self.p.device)
+        self.p = torch.cat([self.p, new])
+        self.trails = torch.cat([self.trails, new[:, None].expand(-1, self.trail, 2)])
+    if made == self._made:
+        return
+    self.field = make_field(self.phi[None], None, k.k, k.omega, k.band, k.saturation)
+    self._made = made
+    self._cut()
+
+# %% ../../../nbs/methods/contours/field.ipynb #3a164197
+@patch
+def _at(self: LabelDynamics, p: Tensor) -> tuple[float, Tensor]:
+    "Distance and unit normal at p [2]"
+    v = sample(torch.cat([self.phi[None], self.field.normal[0]])[None], p[None, None])[0, 0]
+    return float(v[0]), v[1:] / v[1:].norm().clamp(min=1e-6)
+
+
+@patch
+def _cut(self: LabelDynamics) -> None:
+    "A section through the point of the boundary that lies nearest to the watched agent"
+    q = self.p[0].clone()
+    for _ in range(40):
+        phi, n = self._at(q)
+        q = q - 0.5 * phi * n
+    self.section = Section(q, n, torch.empty(0, 2, device=q.device))
+    self.returns, self.orbit, self._lap = [], None, []
+
+
+@patch
+def _watch(self: LabelDynamics, path: Float[Tensor, "t 2"]) -> None:
+    "Looks for crossings in the last positions of the watched agent"
+    o, n = self.section.point, self.section.normal
+    along = math.copysign(1.0, self.knobs.omega) * torch.stack([-n[1], n[0]])
+    g, s = (path - o) @ along, (path - o) @ n
+    for t in ((g[:-1] < 0) & (g[1:] >= 0)).nonzero()[:, 0].tolist():
+        share = float(g[t] / (g[t] - g[t + 1]))
+        at = path[t] + share * (path[t + 1] - path[t])
+        offset = float(s[t] + share * (s[t + 1] - s[t]))
+        if abs(offset - self._at(at)[0]) > 1 + 0.25 * abs(offset):
+            continue  # another arm of the shape
+        self._returned(at, offset, t, path)
+    self._lap.extend(path[1:].unbind())
+    del self._lap[:-20000]
+
+
+@patch
+def _returned(self: LabelDynamics, at: Tensor, offset: float, t: int, path: Tensor) -> None:
+    "Takes down a crossing; the lap since the last one is the orbit where both agree"
+    lap = torch.stack([*self._lap, *path[1 : t + 1]]) if self._lap or t else path[:1]
+    self.section = replace(
+        self.section, crossings=torch.cat([self.section.crossings, at[None]])[-200:]
+    )
+    self.returns = [*self.returns, offset][-200:]
+    gaps = [b - a for a, b in zip(self.returns[-3:], self.returns[-3:][1:])]
+    closed = bool(gaps) and abs(gaps[-1]) < 0.05 + 3 * self.knobs.noise
+    shrink = gaps[-1] / gaps[-2] if len(gaps) == 2 and gaps[-2] else math.nan
+    self.orbit = (
+        Orbit(lap, len(lap) * self.knobs.h, shrink, abs(gaps[-1]), True, "closed")
+        if closed
+        else None
+    )
+    self._lap = []
+
+# %% ../../../nbs/methods/contours/field.ipynb #9ad5d8f4
+@patch
+def __iter__(self: LabelDynamics) -> Iterator[Step]:
+    "Steps from the present state on, for ever"
+    while True:
         self._refresh()
-
-    def place(self, x: float, y: float) -> None:
-        "Puts the watched agent at (x, y) and starts its section anew; ValueError outside the image"
-        h, w = self.mask.shape
-        if not (0 <= x <= w - 1 and 0 <= y <= h - 1):
-            raise ValueError(f"x={x}, y={y}: must be in 0..{w - 1}, 0..{h - 1}")
-        self.p[0] = torch.tensor([x, y])
-        self.trails[0] = self.p[0]
-        self._cut()
-
-    def _refresh(self) -> None:
-        "Field and agents as the knobs say"
-        k = self.knobs
-        made = (k.k, k.omega, k.band, k.saturation, k.h, k.scheme)
-        gone = self.p.shape[0] - k.agents
-        if gone > 0:
-            self.p, self.trails = self.p[: k.agents], self.trails[: k.agents]
-        if gone < 0:
-            size = torch.tensor(
-                [self.mask.shape[1] - 1.0, self.mask.shape[0] - 1.0], device=self.p.device
-            )
-            new = size * torch.rand(-gone, 2, generator=self.generator, device=self.p.device)
-            self.p = torch.cat([self.p, new])
-            self.trails = torch.cat([self.trails, new[:, None].expand(-1, self.trail, 2)])
-        if made == self._made:
-            return
-        self.field = make_field(self.phi[None], None, k.k, k.omega, k.band, k.saturation)
-        self._made = made
-        self._cut()
-
-    def _at(self, p: Tensor) -> tuple[float, Tensor]:
-        "Distance and unit normal at p [2]"
-        v = sample(torch.cat([self.phi[None], self.field.normal[0]])[None], p[None, None])[0, 0]
-        return float(v[0]), v[1:] / v[1:].norm().clamp(min=1e-6)
-
-    def _cut(self) -> None:
-        "A section through the point of the boundary that lies nearest to the watched agent"
-        q = self.p[0].clone()
-        for _ in range(40):
-            phi, n = self._at(q)
-            q = q - 0.5 * phi * n
-        self.section = Section(q, n, torch.empty(0, 2, device=q.device))
-        self.returns, self.orbit, self._lap = [], None, []
-
-    def _watch(self, path: Float[Tensor, "t 2"]) -> None:
-        "Looks for crossings in the last positions of the watched agent"
-        o, n = self.section.point, self.section.normal
-        along = math.copysign(1.0, self.knobs.omega) * torch.stack([-n[1], n[0]])
-        g, s = (path - o) @ along, (path - o) @ n
-        for t in ((g[:-1] < 0) & (g[1:] >= 0)).nonzero()[:, 0].tolist():
-            share = float(g[t] / (g[t] - g[t + 1]))
-            at = path[t] + share * (path[t + 1] - path[t])
-            offset = float(s[t] + share * (s[t + 1] - s[t]))
-            if abs(offset - self._at(at)[0]) > 1 + 0.25 * abs(offset):
-                continue  # another arm of the shape
-            self._returned(at, offset, t, path)
-        self._lap.extend(path[1:].unbind())
-        del self._lap[:-20000]
-
-    def _returned(self, at: Tensor, offset: float, t: int, path: Tensor) -> None:
-        "Takes down a crossing; the lap since the last one is the orbit where both agree"
-        lap = torch.stack([*self._lap, *path[1 : t + 1]]) if self._lap or t else path[:1]
-        self.section = replace(
-            self.section, crossings=torch.cat([self.section.crossings, at[None]])[-200:]
+        k, before = self.knobs, self.p[:1]
+        p, path = march(
+            self.field.f,
+            self.p[None],
+            self.stride,
+            k.h,
+            k.scheme,
+            1,
+            k.noise,
+            self.generator,
+            wall=0.2,
         )
-        self.returns = [*self.returns, offset][-200:]
-        gaps = [b - a for a, b in zip(self.returns[-3:], self.returns[-3:][1:])]
-        closed = bool(gaps) and abs(gaps[-1]) < 0.05 + 3 * self.knobs.noise
-        shrink = gaps[-1] / gaps[-2] if len(gaps) == 2 and gaps[-2] else math.nan
-        self.orbit = (
-            Orbit(lap, len(lap) * self.knobs.h, shrink, abs(gaps[-1]), True, "closed")
-            if closed
-            else None
-        )
-        self._lap = []
-
-    def __iter__(self) -> Iterator[Step]:
-        "Steps from the present state on, for ever"
-        while True:
-            self._refresh()
-            k, before = self.knobs, self.p[:1]
-            p, path = march(
-                self.field.f,
-                self.p[None],
-                self.stride,
-                k.h,
-                k.scheme,
-                1,
-                k.noise,
-                self.generator,
-                wall=0.2,
-            )
-            self.p, path = p[0], path[:, 0]
-            self.trails = torch.cat([self.trails, path.transpose(0, 1)], 1)[:, -self.trail :]
-            self._watch(torch.cat([before, path[:, 0]]))
-            self.index += 1
-            away = sample(self.phi[None, None], self.p[None])[0, :, 0].abs()
-            metrics = {
-                "distance": float(away.mean()),
-                "arrived": float((away < 1).float().mean()),
-                "returns": float(len(self.returns)),
-            }
-            yield Step(self.index, "walk", metrics)
-
-    def state_dict(self) -> dict:
-        "Mask, agents, what the watched agent did, the generator"
-        return {
-            "mask": self.mask.to(torch.uint8),
-            "p": self.p,
-            "trails": self.trails,
-            "index": self.index,
-            "point": self.section.point,
-            "normal": self.section.normal,
-            "crossings": self.section.crossings,
-            "returns": list(self.returns),
-            "lap": torch.stack([self.p[0], *self._lap])[1:],
-            "generator": self.generator.get_state(),
+        self.p, path = p[0], path[:, 0]
+        self.trails = torch.cat([self.trails, path.transpose(0, 1)], 1)[:, -self.trail :]
+        self._watch(torch.cat([before, path[:, 0]]))
+        self.index += 1
+        away = sample(self.phi[None, None], self.p[None])[0, :, 0].abs()
+        metrics = {
+            "distance": float(away.mean()),
+            "arrived": float((away < 1).float().mean()),
+            "returns": float(len(self.returns)),
         }
+        yield Step(self.index, "walk", metrics)
 
-    def load_state_dict(self, state: dict) -> None:
-        "Takes up a state; the orbit is found again at the next crossing"
-        device = self._drawn.device
-        self.p, self.trails = (state[k].to(device).clone() for k in ("p", "trails"))
-        self.knobs.agents = len(self.p)
-        self.generator.set_state(state["generator"])
-        self.set_mask(state["mask"].to(device).bool())
-        self.section = Section(*(state[k].to(device) for k in ("point", "normal", "crossings")))
-        self.returns, self.index = list(state["returns"]), state["index"]
-        self._lap = list(state["lap"].to(device).unbind())
+# %% ../../../nbs/methods/contours/field.ipynb #8262ad03
+@patch
+def state_dict(self: LabelDynamics) -> dict:
+    "Mask, agents, what the watched agent did, the generator"
+    return {
+        "mask": self.mask.to(torch.uint8),
+        "p": self.p,
+        "trails": self.trails,
+        "index": self.index,
+        "point": self.section.point,
+        "normal": self.section.normal,
+        "crossings": self.section.crossings,
+        "returns": list(self.returns),
+        "lap": torch.stack([self.p[0], *self._lap])[1:],
+        "generator": self.generator.get_state(),
+    }
+
+
+@patch
+def load_state_dict(self: LabelDynamics, state: dict) -> None:
+    "Takes up a state; the orbit is found again at the next crossing"
+    device = self._drawn.device
+    self.p, self.trails = (state[k].to(device).clone() for k in ("p", "trails"))
+    self.knobs.agents = len(self.p)
+    self.generator.set_state(state["generator"])
+    self.set_mask(state["mask"].to(device).bool())
+    self.section = Section(*(state[k].to(device) for k in ("point", "normal", "crossings")))
+    self.returns, self.index = list(state["returns"]), state["index"]
+    self._lap = list(state["lap"].to(device).unbind())

@@ -232,11 +232,11 @@ class Traced:
     failed: dict[str, int]
     contours: list[Contour]
 
-
-def clusters(found: list[Orbit], near: float = 1.5) -> list[tuple[Orbit, int]]:
+# %% ../../../nbs/methods/contours/orbits.ipynb #3d233dca
+def clusters(orbits: list[Orbit], near: float = 1.5) -> list[tuple[Orbit, int]]:
     """Closed orbits that agree within `near` pixels (centre,
     and width of the disc of equal area), with their numbers"""
-    closed = [o for o in found if o.closed]
+    closed = [o for o in orbits if o.closed]
     if not closed:
         return []
     areas = np.array([o.area for o in closed])
@@ -253,7 +253,7 @@ def clusters(found: list[Orbit], near: float = 1.5) -> list[tuple[Orbit, int]]:
 
 
 def union_mask(
-    found: list[Orbit], shape: tuple[int, int], least: float = 1.0, share: float = 0.0
+    orbits: list[Orbit], shape: tuple[int, int], least: float = 1.0, share: float = 0.0
 ) -> tuple[Bool[Tensor, "h w"], list[Contour]]:
     """The mask that closed orbits enclose, parts united and holes cut out, and the contours it is
     made of.
@@ -263,8 +263,8 @@ def union_mask(
     The largest orbit says which way a part is circled; one that runs against it counts only inside
     a part.
     """
-    groups = sorted(clusters(found), key=lambda g: -abs(g[0].area))
-    device = found[0].points.device if found else torch.device("cpu")
+    groups = sorted(clusters(orbits), key=lambda g: -abs(g[0].area))
+    device = orbits[0].points.device if orbits else torch.device("cpu")
     mask = torch.zeros(shape, dtype=torch.bool, device=device)
     turn = math.copysign(1.0, groups[0][0].area) if groups else 1.0
     out = []
@@ -274,13 +274,13 @@ def union_mask(
         )
         hole = orbit.area * turn < 0
         within = bool((mask & inside).sum() >= 0.5 * inside.sum().clamp(min=1))
-        used = abs(orbit.area) >= least and count >= share * len(found) and (within or not hole)
+        used = abs(orbit.area) >= least and count >= share * len(orbits) and (within or not hole)
         if used:
             mask = mask & ~inside if hole else mask | inside
         out.append(Contour(orbit, count, hole, used))
     return mask, out
 
-
+# %% ../../../nbs/methods/contours/orbits.ipynb #e5a6f07f
 def random_starts(
     shape: tuple[int, int],
     n: int,
@@ -323,9 +323,9 @@ def outline(
     shape = tuple(f.shape[-2:])
     if starts is None:
         starts = random_starts(shape, n_starts, seed, phi, near)
-    found = orbits(f, starts.to(f.device), **how)
-    mask, contours = union_mask(found, shape, least, share)
-    return Traced(mask, found, dict(Counter(o.reason for o in found if not o.closed)), contours)
+    traced = orbits(f, starts.to(f.device), **how)
+    mask, contours = union_mask(traced, shape, least, share)
+    return Traced(mask, traced, dict(Counter(o.reason for o in traced if not o.closed)), contours)
 
 
 def busiest(traced: Traced) -> Bool[Tensor, "h w"]:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ...core.patch import patch
 from ...nets.tracer import scale_space
 from ...numeric.distance import gradient
 
@@ -130,9 +131,9 @@ def patches(
 # %% ../../../nbs/methods/contours/pairs.ipynb #44bb7d4a
 @dataclass
 class Pairs:
-    """What a net sees, `patches` [n s size size], and should say, `target` [n 3]: tanh(phi / sigma)
-    and the normal in
-    the patch's frame; where they are from: `at` (x, y) and `heading` [n 2], `image_index` [n]."""
+    """Inputs of a net, `patches` [n s size size], and its targets, `target` [n 3]: tanh(phi /
+    sigma) and the normal in the patch's frame; where they are from: `at` (x, y) and `heading`
+    [n 2], `image_index` [n]."""
 
     patches: Tensor
     target: Tensor
@@ -143,7 +144,7 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.at)
 
-
+# %% ../../../nbs/methods/contours/pairs.ipynb #42ab4de5
 def turned(v: Float[Tensor, "n 2"], angle: Float[Tensor, "n"]) -> Float[Tensor, "n 2"]:
     "Vectors turned by `angle` (radians, from x towards y)"
     c, s = angle.cos(), angle.sin()
@@ -164,7 +165,7 @@ def agent_velocity(
     "-k phi n + omega R90 n"
     return -k * phi[:, None] * normal + omega * torch.stack([-normal[:, 1], normal[:, 0]], 1)
 
-
+# %% ../../../nbs/methods/contours/pairs.ipynb #2a707f15
 class PairSampler:
     """Draws pairs from labelled `images` [m 1 h w] with distances `phi` [m h w] and `normal` [m 2 h
     w] (None: of phi).
@@ -218,51 +219,53 @@ class PairSampler:
         )
         return flat // (h * w), torch.minimum(at.clamp(min=0), at.new_tensor([w - 1, h - 1]))
 
-    def draw(
-        self,
-        n: int,
-        generator: torch.Generator,
-        oriented: bool = False,
-        heading_noise: float = 0.5,
-        lost: float = 0.2,
-        turn: float = 0.0,
-        gain: float = 0.0,
-        zoom: float = 0.0,
-        k: float = 0.2,
-        omega: float = 1.0,
-    ) -> Pairs:
-        """`n` pairs. `oriented`: patches along the flow, the heading perturbed by a Gaussian of
-        `heading_noise`
-        radians, a share `lost` turned at random; else turned by up to `turn` radians. `gain`,
-        `zoom`: spread of the
-        logarithm of contrast (half of it of brightness) and of size."""
-        index, at = self.places(n, generator)
-        x_axis = at.new_tensor([[1.0, 0.0]]).expand(n, 2)
-        truth = _gathered(self.truth, index, at, x_axis, 1, at.new_ones(3))[:, :, 0, 0]
-        phi, normal = truth[:, 0], F.normalize(truth[:, 1:], dim=1)
-        any_angle = math.pi * (2 * torch.rand(n, generator=generator, device=at.device) - 1)
-        if oriented:
-            along = F.normalize(
-                agent_velocity(self.sigma * (phi / self.sigma).tanh(), normal, k, omega), dim=1
-            )
-            off = heading_noise * torch.randn(n, generator=generator, device=at.device)
-            astray = torch.rand(n, generator=generator, device=at.device) < lost
-            heading = turned(along, torch.where(astray, any_angle, off))
-        else:
-            heading = turned(x_axis, any_angle * (turn / math.pi)) if turn > 0 else x_axis
-        z = (
-            (zoom * torch.randn(n, generator=generator, device=at.device)).exp()
-            if zoom > 0
-            else torch.ones_like(phi)
+# %% ../../../nbs/methods/contours/pairs.ipynb #80c30ad7
+@patch
+def draw(
+    self: PairSampler,
+    n: int,
+    generator: torch.Generator,
+    oriented: bool = False,
+    heading_noise: float = 0.5,
+    lost: float = 0.2,
+    turn: float = 0.0,
+    gain: float = 0.0,
+    zoom: float = 0.0,
+    k: float = 0.2,
+    omega: float = 1.0,
+) -> Pairs:
+    """`n` pairs. `oriented`: patches along the flow, the heading perturbed by a Gaussian of
+    `heading_noise`
+    radians, a share `lost` turned at random; else turned by up to `turn` radians. `gain`,
+    `zoom`: spread of the
+    logarithm of contrast (half of it of brightness) and of size."""
+    index, at = self.places(n, generator)
+    x_axis = at.new_tensor([[1.0, 0.0]]).expand(n, 2)
+    truth = _gathered(self.truth, index, at, x_axis, 1, at.new_ones(3))[:, :, 0, 0]
+    phi, normal = truth[:, 0], F.normalize(truth[:, 1:], dim=1)
+    any_angle = math.pi * (2 * torch.rand(n, generator=generator, device=at.device) - 1)
+    if oriented:
+        along = F.normalize(
+            agent_velocity(self.sigma * (phi / self.sigma).tanh(), normal, k, omega), dim=1
         )
-        target = torch.cat([(phi / z / self.sigma).tanh()[:, None], in_frame(normal, heading)], 1)
-        seen = patches(self.levels, index, at, self.size, self.scales, heading * z[:, None])
-        if gain > 0:
-            g = torch.randn(2, n, 1, 1, 1, generator=generator, device=at.device)
-            seen = seen * (gain * g[0]).exp() + 0.5 * gain * g[1]
-        return Pairs(seen, target, at, heading, index)
+        off = heading_noise * torch.randn(n, generator=generator, device=at.device)
+        astray = torch.rand(n, generator=generator, device=at.device) < lost
+        heading = turned(along, torch.where(astray, any_angle, off))
+    else:
+        heading = turned(x_axis, any_angle * (turn / math.pi)) if turn > 0 else x_axis
+    z = (
+        (zoom * torch.randn(n, generator=generator, device=at.device)).exp()
+        if zoom > 0
+        else torch.ones_like(phi)
+    )
+    target = torch.cat([(phi / z / self.sigma).tanh()[:, None], in_frame(normal, heading)], 1)
+    seen = patches(self.levels, index, at, self.size, self.scales, heading * z[:, None])
+    if gain > 0:
+        g = torch.randn(2, n, 1, 1, 1, generator=generator, device=at.device)
+        seen = seen * (gain * g[0]).exp() + 0.5 * gain * g[1]
+    return Pairs(seen, target, at, heading, index)
 
-
+# %% ../../../nbs/methods/contours/pairs.ipynb #e1ce7b5c
 def sample_pairs(
     images: Float[Tensor, "m 1 h w"],
     phi: Float[Tensor, "m h w"],

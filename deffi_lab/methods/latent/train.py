@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ...core.knobs import check_knobs, knob
+from ...core.patch import patch
 from ...core.pool import Pool
 from ...core.step import Step, bf16_is_fast, make_generator
 from ...core.store import adam_state, load_adam, take_weights
@@ -110,60 +111,68 @@ class TrainVAE:
         "True between two epochs"
         return self.cursor >= len(self.x)
 
-    def _minibatch(self) -> UInt8[Tensor, "b c h w"]:
-        "The next images of the epoch's random order; a new order where it is used up"
-        if self.cursor >= len(self.x):
-            self.order = torch.randperm(len(self.x), generator=self.generator, device=self.x.device)
-            self.cursor, self.epochs_begun = 0, self.epochs_begun + 1
-        chosen = self.order[self.cursor : self.cursor + self.knobs.batch]
-        self.cursor += len(chosen)
-        return self.x.index_select(0, chosen)
+# %% ../../../nbs/methods/latent/train.ipynb #4bed37b6
+@patch
+def _minibatch(self: TrainVAE) -> UInt8[Tensor, "b c h w"]:
+    "The next images of the epoch's random order; a new order where it is used up"
+    if self.cursor >= len(self.x):
+        self.order = torch.randperm(len(self.x), generator=self.generator, device=self.x.device)
+        self.cursor, self.epochs_begun = 0, self.epochs_begun + 1
+    chosen = self.order[self.cursor : self.cursor + self.knobs.batch]
+    self.cursor += len(chosen)
+    return self.x.index_select(0, chosen)
 
-    def __iter__(self) -> Iterator[Step]:
-        "One step a minibatch, from the present state on"
-        while self.epochs is None or not self.at_boundary or self.epochs_begun < self.epochs:
-            self.optimiser.param_groups[0]["lr"] = self.knobs.lr
-            x01 = unit(self._minibatch())
-            with torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.bf16):
-                logits, mu, logvar = self.vae(x01, self.generator)
-            loss, recon, kl = elbo(logits, x01, mu, logvar, self.knobs.beta)
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
-            self.index += 1
-            values = torch.stack([loss.detach(), recon.detach(), kl.detach()]).tolist()
-            yield Step(self.index, "train", dict(zip(("loss", "recon", "kl"), values)))
 
-    def state_dict(self) -> dict:
-        "Weights, Adam's moments, the epoch's order and place in it, the generator"
-        return {
-            "vae": dict(self.vae.state_dict()),
-            "adam": adam_state(self.optimiser),
-            "order": self.order,
-            "cursor": self.cursor,
-            "index": self.index,
-            "epochs_begun": self.epochs_begun,
-            "bf16": self.bf16,
-            "generator": self.generator.get_state(),
-        }
+@patch
+def __iter__(self: TrainVAE) -> Iterator[Step]:
+    "One step a minibatch, from the present state on"
+    while self.epochs is None or not self.at_boundary or self.epochs_begun < self.epochs:
+        self.optimiser.param_groups[0]["lr"] = self.knobs.lr
+        x01 = unit(self._minibatch())
+        with torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.bf16):
+            logits, mu, logvar = self.vae(x01, self.generator)
+        loss, recon, kl = elbo(logits, x01, mu, logvar, self.knobs.beta)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.index += 1
+        values = torch.stack([loss.detach(), recon.detach(), kl.detach()]).tolist()
+        yield Step(self.index, "train", dict(zip(("loss", "recon", "kl"), values)))
 
-    def load_state_dict(self, state: dict) -> None:
-        "Takes up a state; ValueError where it comes from another set or another network"
-        if len(state["order"]) not in (0, len(self.x)):
-            raise ValueError(
-                f"the state is of {len(state['order'])} images, this set has {len(self.x)}: use "
-                f"the same"
-            )
-        try:
-            take_weights(self.vae, state["vae"])
-        except RuntimeError as e:
-            raise ValueError(f"the state is of another network than {self._options}") from e
-        self.optimiser = self._adam()
-        load_adam(self.optimiser, state["adam"])
-        self.order, self.cursor, self.index = (
-            state["order"].to(self.x.device),
-            state["cursor"],
-            state["index"],
+# %% ../../../nbs/methods/latent/train.ipynb #35ce6013
+@patch
+def state_dict(self: TrainVAE) -> dict:
+    "Weights, Adam's moments, the epoch's order and place in it, the generator"
+    return {
+        "vae": dict(self.vae.state_dict()),
+        "adam": adam_state(self.optimiser),
+        "order": self.order,
+        "cursor": self.cursor,
+        "index": self.index,
+        "epochs_begun": self.epochs_begun,
+        "bf16": self.bf16,
+        "generator": self.generator.get_state(),
+    }
+
+
+@patch
+def load_state_dict(self: TrainVAE, state: dict) -> None:
+    "Takes up a state; ValueError where it comes from another set or another network"
+    if len(state["order"]) not in (0, len(self.x)):
+        raise ValueError(
+            f"the state is of {len(state['order'])} images, this set has {len(self.x)}: use "
+            f"the same"
         )
-        self.epochs_begun, self.bf16 = state["epochs_begun"], state["bf16"]
-        self.generator.set_state(state["generator"])
+    try:
+        take_weights(self.vae, state["vae"])
+    except RuntimeError as e:
+        raise ValueError(f"the state is of another network than {self._options}") from e
+    self.optimiser = self._adam()
+    load_adam(self.optimiser, state["adam"])
+    self.order, self.cursor, self.index = (
+        state["order"].to(self.x.device),
+        state["cursor"],
+        state["index"],
+    )
+    self.epochs_begun, self.bf16 = state["epochs_begun"], state["bf16"]
+    self.generator.set_state(state["generator"])
