@@ -339,7 +339,7 @@ def choices(
         w.add_class(f"deffi-{name}")
     return preset, strip, region, which
 
-
+# %% ../../../nbs/labs/blocks/training.ipynb #b10c0a2e
 def blockwise_lab(
     data: Scans | None = None,
     labels: int = MOST,
