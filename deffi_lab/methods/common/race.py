@@ -84,7 +84,7 @@ def check_lanes(pairs: Sequence[tuple[str, Any]], unit: str, knobs: Sequence[str
             if not hasattr(getattr(lane, "knobs", None), k):
                 raise ValueError(f"knob {k!r}: lane {name!r} has none of this name")
 
-
+# %% ../../../nbs/methods/common/race.ipynb #race0c01
 class Race:
     """Methods that take turns until all have ended; whoever has spent least moves.
 
@@ -146,47 +146,6 @@ class Race:
         waiting = [n for n in self.lanes if self.active[n] and n not in self.ended]
         return min(waiting, key=lambda n: getattr(self.spent[n], self.unit), default=None)
 
-    def __iter__(self) -> Iterator[Step]:
-        "Turns of the lanes and measurements, from the present state on"
-        self._steps = {}
-        while True:
-            self._heed_knobs()
-            if (name := self._unmeasured()) is not None:
-                yield from self.score(name)
-            elif (name := self.due()) is not None:
-                yield from self._turn(name)
-            else:
-                return
-
-    def _turn(self, name: str) -> Iterator[Step]:
-        "The steps of one lane up to its next boundary, or to its end"
-        lane, spent = self.lanes[name], self.spent[name]
-        if name not in self._steps:
-            self._steps[name] = iter(lane)
-        while True:
-            began = self.clock()
-            step = next(self._steps[name], None)
-            spent.seconds += self.clock() - began
-            spent.work = float(getattr(lane, "work", 0.0))
-            if step is None:
-                self.ended.add(name)
-                return self.moved(name, None)
-            boundary = getattr(lane, "at_boundary", True)
-            self.index += 1
-            spent.turns += boundary  # before the step is handed on: a save may follow it
-            self.moved(name, step)
-            yield replace(
-                step,
-                index=self.index,
-                phase=f"{name}: {step.phase}",
-                metrics={f"{name} {k}": v for k, v in step.metrics.items()},
-            )
-            if boundary:
-                return
-
-    def moved(self, name: str, step: Step | None) -> None:
-        "Called after each step of a lane, with None at its end: for what a chapter wants to see"
-
     @property
     def first(self) -> Any:
         "The method that a lab shows"
@@ -197,6 +156,53 @@ class Race:
         "True where each lane is between two rounds, and nothing is being measured"
         between = (getattr(m, "at_boundary", True) for m in self.lanes.values())
         return not self._probing and all(between)
+
+# %% ../../../nbs/methods/common/race.ipynb #race0c02
+@patch
+def __iter__(self: Race) -> Iterator[Step]:
+    "Turns of the lanes and measurements, from the present state on"
+    self._steps = {}
+    while True:
+        self._heed_knobs()
+        if (name := self._unmeasured()) is not None:
+            yield from self.score(name)
+        elif (name := self.due()) is not None:
+            yield from self._turn(name)
+        else:
+            return
+
+
+@patch
+def _turn(self: Race, name: str) -> Iterator[Step]:
+    "The steps of one lane up to its next boundary, or to its end"
+    lane, spent = self.lanes[name], self.spent[name]
+    if name not in self._steps:
+        self._steps[name] = iter(lane)
+    while True:
+        began = self.clock()
+        step = next(self._steps[name], None)
+        spent.seconds += self.clock() - began
+        spent.work = float(getattr(lane, "work", 0.0))
+        if step is None:
+            self.ended.add(name)
+            return self.moved(name, None)
+        boundary = getattr(lane, "at_boundary", True)
+        self.index += 1
+        spent.turns += boundary  # before the step is handed on: a save may follow it
+        self.moved(name, step)
+        yield replace(
+            step,
+            index=self.index,
+            phase=f"{name}: {step.phase}",
+            metrics={f"{name} {k}": v for k, v in step.metrics.items()},
+        )
+        if boundary:
+            return
+
+
+@patch
+def moved(self: Race, name: str, step: Step | None) -> None:
+    "Called after each step of a lane, with None at its end: for what a chapter wants to see"
 
 # %% ../../../nbs/methods/common/race.ipynb #9ee695ce
 @patch
@@ -294,10 +300,10 @@ def reset(self: Race) -> None:
 @patch
 def _ask(self: Race, name: str, what: str) -> Callable:
     "A function of a lane; TypeError where the lane has none"
-    found = getattr(self.lanes[name], what, None)
-    if found is None:
+    function = getattr(self.lanes[name], what, None)
+    if function is None:
         raise TypeError(f"lane {name!r} has no {what}(): add it, as core.step.Method says")
-    return found
+    return function
 
 # %% ../../../nbs/methods/common/race.ipynb #2a704972
 @patch
