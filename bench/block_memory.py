@@ -21,9 +21,10 @@ from torch import nn
 
 from deffi_lab.core.step import make_generator
 from deffi_lab.methods.blocks.train import BlockKnobs, TrainBlocks, whole_loss
-from deffi_lab.nets.blocks import Blocks, State, onehot, pooled, scan_loss
+from deffi_lab.nets.blocks import Blocks, State, onehot, scan_loss
 from deffi_lab.nets.memory import Recomputed, cuda_peak, recomputed, saved_bytes
 from deffi_lab.nets.segment import unet
+from deffi_lab.numeric.regrid import pooled
 
 FULL = {"scales": (1, 1, 1, 1), "widths": (16, 16, 16, 16), "depth": 2}
 

@@ -13,7 +13,7 @@ from deffi_lab.core.step import make_generator
 from deffi_lab.data.heart.phantom import phantom
 from deffi_lab.methods.contours.field import march
 from deffi_lab.methods.contours.tracing import closing, tracer_field, train_tracer, walk_patchwise
-from deffi_lab.nets.segment import dice
+from deffi_lab.nets.score import dice
 from deffi_lab.nets.tracer import TracerNet
 from deffi_lab.numeric.polygon import fill_polygon
 

@@ -37,7 +37,8 @@ from deffi_lab.methods.contours.clicks import (
 )
 from deffi_lab.methods.contours.orbits import outline
 from deffi_lab.methods.contours.tracing import TrainTracer, learnt_field, studied_unet
-from deffi_lab.nets.segment import dice, largest, outputs
+from deffi_lab.nets.score import dice
+from deffi_lab.nets.segment import largest, outputs
 from deffi_lab.numeric.distance import signed_distance
 from deffi_lab.numeric.polygon import fill_polygon
 

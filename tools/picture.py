@@ -117,7 +117,8 @@ def blocks() -> Figure:
     import numpy as np
 
     from deffi_lab.data.brain.tumour import tumours
-    from deffi_lab.nets.blocks import onehot, pooled
+    from deffi_lab.nets.blocks import onehot
+    from deffi_lab.numeric.regrid import pooled
     from deffi_lab.show.parts.strip import tinted
 
     scans = tumours(12, modalities=("T1c", "FLAIR"), seed=4)

@@ -13,7 +13,7 @@ from deffi_lab.core.run import Run
 from deffi_lab.data.scans import Scans
 from deffi_lab.methods.blocks.race import BlockRace, RaceKnobs
 from deffi_lab.methods.blocks.train import BlockKnobs, TrainBlocks
-from deffi_lab.nets.blocks import levels
+from deffi_lab.nets.score import levels
 
 
 def discs(n: int, seed: int = 0, side: int = 48) -> Scans:

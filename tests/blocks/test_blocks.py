@@ -7,16 +7,10 @@ import torch
 from monai.metrics import compute_dice
 
 from deffi_lab.core.step import make_generator
-from deffi_lab.nets.blocks import (
-    Blocks,
-    State,
-    augment_scans,
-    nested_sums,
-    onehot,
-    pooled,
-    scan_loss,
-    scores,
-)
+from deffi_lab.nets.augment import augment_scans
+from deffi_lab.nets.blocks import Blocks, State, onehot, scan_loss
+from deffi_lab.nets.score import nested_sums, scores
+from deffi_lab.numeric.regrid import pooled
 
 SMALL = {"widths": (6, 5, 4, 4), "depth": 1, "look": 3}
 

@@ -24,8 +24,9 @@ from deffi_lab.methods.blocks.train import (
     softened,
     whole_loss,
 )
-from deffi_lab.nets.blocks import Blocks, State, onehot, pooled, scan_loss
+from deffi_lab.nets.blocks import Blocks, State, onehot, scan_loss
 from deffi_lab.nets.memory import saved_bytes
+from deffi_lab.numeric.regrid import pooled
 
 SMALL = {"widths": (6, 5, 4, 4), "depth": 1, "look": 3}
 

@@ -19,7 +19,7 @@ from deffi_lab.methods.contours.clicks import (
     session,
     tremble,
 )
-from deffi_lab.nets.segment import dice
+from deffi_lab.nets.score import dice
 from deffi_lab.numeric.distance import signed_distance
 
 

@@ -23,7 +23,7 @@ from ...core.run import Run
 from ...core.step import pick_device
 from ...methods.contours.field import FlowKnobs, LabelDynamics, sample
 from ...methods.contours.orbits import outline, return_map
-from ...nets.segment import dice
+from ...nets.score import dice
 from ...numeric.polygon import fill_polygon
 from ...show.lab import Lab
 from ...show.layers import Curves, Line, Paths, Points

@@ -22,7 +22,7 @@ from ...data.brain.atlas import Heads
 from ...data.brain.growth import Growth, first_cells
 from ...data.brain.tumour import SOLID, VISIBLE, diffusivity, render
 from .train import TrainBlocks, raised
-from ...nets.blocks import levels, scores
+from ...nets.score import levels, scores
 
 # %% ../../../nbs/methods/blocks/grow.ipynb #d823ba7f
 @dataclass

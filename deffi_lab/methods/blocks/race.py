@@ -19,7 +19,7 @@ from ...core.step import Step
 from ...data.scans import Scans
 from .train import BlockKnobs, TrainBlocks, raised
 from ..common.race import Race, after
-from ...nets.blocks import levels, scores
+from ...nets.score import levels, scores
 
 # %% ../../../nbs/methods/blocks/race.ipynb #a3b1c438
 MOST = 20  # labelled scans at most

@@ -24,9 +24,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...core.knobs import check_knobs, knob
 from ...core.step import Step, bf16_is_fast, make_generator
 from ...core.store import adam_state, load_adam, save_state, take_weights
-from ...nets.blocks import Blocks, State, augment_scans, onehot, pooled, scan_loss, scores
+from ...nets.augment import augment_scans
+from ...nets.blocks import Blocks, State, onehot, scan_loss
 from ...nets.memory import saved_bytes
+from ...nets.score import scores
 from ...nets.segment import unet
+from ...numeric.regrid import pooled
 
 # %% ../../../nbs/methods/blocks/train.ipynb #928c5cb2
 def softened(below: State, amount: float, generator: torch.Generator | None = None) -> State:
