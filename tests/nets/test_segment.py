@@ -13,7 +13,15 @@ from deffi_lab.core.step import make_generator
 from deffi_lab.nets import segment
 from deffi_lab.nets.augment import augment
 from deffi_lab.nets.score import dice
-from deffi_lab.nets.segment import TrainUNet, field_loss, field_target, largest, mask_loss, outputs, unet
+from deffi_lab.nets.segment import (
+    TrainUNet,
+    field_loss,
+    field_target,
+    largest,
+    mask_loss,
+    outputs,
+    unet,
+)
 
 
 def disc(x=30.0, y=26.0, r=11.0, size=(56, 64)):

@@ -18,7 +18,9 @@ from ...core.step import pick_device
 from ...data.scans import Scans
 from ...methods.blocks.race import MOST, BlockRace, RaceKnobs
 from ...methods.blocks.train import raised
-from ...nets.blocks import levels, onehot, pooled
+from ...nets.blocks import onehot
+from ...nets.score import levels
+from ...numeric.regrid import pooled
 from ...show.lab import Lab
 from ...show.layers import Curves, Line, Text, rgb
 from ...show.parts.flow import lines, raster

@@ -25,7 +25,8 @@ from .clicks import Clicked, click_contour
 from .field import FlowField, march
 from .orbits import busiest, outline
 from .tracing import UNET_STEPS, TracerKnobs, TrainTracer, studied_unet
-from ...nets.segment import dice, largest, outputs
+from ...nets.score import dice
+from ...nets.segment import largest, outputs
 from ...numeric.distance import signed_distance
 
 # %% ../../../nbs/methods/contours/duel.ipynb #be4f019d
