@@ -51,9 +51,6 @@ def test_own_method_races_on_the_screen(monkeypatch):
         "deffi_lab.labs.selection.efficiency.efficiency_lab",
         lambda **more: efficiency_lab(**small, **more),
     )
-    monkeypatch.setattr(
-        "deffi_lab.methods.selection.strategies.STRATEGIES", STRATEGIES, raising=True
-    )
     before = dict(STRATEGIES)
     try:
         names = {}
