@@ -42,9 +42,11 @@ RESHAPED = (  # parts that are written anew at present: their cells and words ar
     "labs/selection/boosting",
     "methods/blocks/train",
     "methods/contours/tracing",
-    "methods/selection",
+    "methods/selection/boosting",
+    "methods/selection/fewest",
+    "methods/selection/stopping",
+    "methods/selection/walk",
     "nets/blocks",
-    "nets/segment",
     "study/evidence",
     "study/protocol",
 )

@@ -176,18 +176,18 @@ def far_gradients(
         for _ in range(8):
             i = draw(16)
             now = apart(i)
-            kept = (
+            accepted = (
                 torch.rand(16, generator=generator, device=size.device) * old[i] < now
             ).nonzero()
-            if len(kept):
+            if len(accepted):
                 break
             old[i] = now
         else:
             old = refresh()
             if not float(old.sum()) > 0:
                 old = torch.ones_like(size).index_fill(0, torch.tensor(out, device=size.device), 0)
-            i, kept = draw(1), torch.zeros(1, 1, dtype=torch.int64, device=size.device)
-        out.append(int(i[kept[0]]))
+            i, accepted = draw(1), torch.zeros(1, 1, dtype=torch.int64, device=size.device)
+        out.append(int(i[accepted[0]]))
         old[out[-1]] = 0
     return torch.tensor(out, device=size.device)
 

@@ -26,8 +26,8 @@ def cohen_kappa(a: Int[Tensor, "n"], b: Int[Tensor, "n"]) -> float:
         raise ValueError(f"{len(a)} and {len(b)} predictions: as many, at least 1")
     c = int(max(a.max(), b.max())) + 1
     table = torch.bincount(a.long() * c + b.long(), minlength=c * c).view(c, c).double() / len(a)
-    chance = float(table.sum(0) @ table.sum(1))
-    return 1.0 if chance >= 1 - 1e-12 else (float(table.trace()) - chance) / (1 - chance)
+    expected = float(table.sum(0) @ table.sum(1))
+    return 1.0 if expected >= 1 - 1e-12 else (float(table.trace()) - expected) / (1 - expected)
 
 
 def f_change(a: Int[Tensor, "n"], b: Int[Tensor, "n"]) -> float:
@@ -93,9 +93,9 @@ class Stopper:
     def update(self, out: Float[Tensor, "n c"] | Int[Tensor, "n"]) -> Advice:
         """Takes logits (or classes) on the stop set; ValueError
         for nan, another stop set, classes instead of logits"""
-        said = self._classes(out)
-        value = self._value(out, said)
-        self.last = said
+        predictions = self._classes(out)
+        value = self._value(out, predictions)
+        self.last = predictions
         if value is None:
             return Advice(False, float("nan"), "go on: the first round has nothing to compare with")
         self.values.append(value)
@@ -112,15 +112,16 @@ class Stopper:
             )
         if out.ndim == 1 and out.is_floating_point():
             raise ValueError("classes [n] must be whole numbers")
-        said = (out.argmax(1) if out.ndim == 2 else out).cpu()
-        if self.last is not None and len(said) != len(self.last):
+        predictions = (out.argmax(1) if out.ndim == 2 else out).cpu()
+        if self.last is not None and len(predictions) != len(self.last):
             raise ValueError(
-                f"{len(said)} predictions after {len(self.last)}: keep one stop set through all "
+                f"{len(predictions)} predictions after {len(self.last)}: "
+                "keep one stop set through all "
                 f"rounds"
             )
-        return said
+        return predictions
 
-    def _value(self, out: Tensor, said: Tensor) -> float | None:
+    def _value(self, out: Tensor, predictions: Tensor) -> float | None:
         "What the criterion watches this round; None where it needs an earlier one"
         k = self.knobs.criterion
         if k in ("uncertainty", "confidence"):
@@ -130,11 +131,11 @@ class Stopper:
         if self.last is None:
             return None
         if k == "kappa":
-            return cohen_kappa(self.last, said)
+            return cohen_kappa(self.last, predictions)
         return (
-            f_change(self.last, said)
+            f_change(self.last, predictions)
             if k == "f-score"
-            else float((self.last != said).float().mean())
+            else float((self.last != predictions).float().mean())
         )
 
     def _judge(self) -> Advice:

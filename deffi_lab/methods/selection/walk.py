@@ -90,8 +90,8 @@ class Walks:
 
     def __iter__(self) -> Iterator[int]:
         for self.at in range(self.steps + 1):
-            going = (self.taken == self.at).nonzero()[:, 0]
-            for rows in going.split(self.chunk):
+            moving = (self.taken == self.at).nonzero()[:, 0]
+            for rows in moving.split(self.chunk):
                 self._advance(rows, self.at)
                 yield self.at
         self.ended = True
