@@ -36,19 +36,12 @@ RESHAPED = (  # parts that are written anew at present: their cells and words ar
     "data/arrays",
     "data/brain/growth",
     "data/heart/readers",
-    "data/labelled",
-    "data/scans",
-    "data/slices",
     "labs/selection/boosting",
     "methods/blocks/train",
-    "methods/contours/tracing",
-    "methods/selection/boosting",
     "methods/selection/fewest",
-    "methods/selection/stopping",
-    "methods/selection/walk",
     "nets/blocks",
     "study/evidence",
-    "study/protocol",
+    "study/live",
 )
 COMMON = "common"  # the chapter of methods that all chapters may use
 modules = [

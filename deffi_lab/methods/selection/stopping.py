@@ -71,7 +71,7 @@ class Advice:
     value: float
     reason: str
 
-
+# %% ../../../nbs/methods/selection/stopping.ipynb #e4b93b62
 class Stopper:
     """Advises after each round, from the predictions on one fixed stop set; `update` is all one
     calls.

@@ -141,7 +141,7 @@ class Walks:
             "near": float(near),
         }
 
-
+# %% ../../../nbs/methods/selection/walk.ipynb #84b9f790
 def walk(
     w: Float[Tensor, "m a"], y: Int[Tensor, "m"], decode: Callable, net: nn.Module, **how
 ) -> Walks:
