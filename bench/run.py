@@ -2,106 +2,64 @@
 measurement.
 
 python bench/run.py                  # all of them
-python bench/run.py neighbours       # some of them; the other rows of the file are kept
+python bench/run.py neighbours       # some of them, by name; the other rows of the file are kept
 """
 
 import importlib
 import json
-import os
-import platform
 import sys
 import time
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 here = Path(__file__).resolve().parent
-BENCHES = [
-    "first_map",
-    "vae_throughput",
-    "neighbours",
-    "live_overhead",
-    "pause",
-    "boosting",
-    "query",
-    "ledger",
-    "workers",
-    "study_speed",
-    "stopping",
-    "labels",
-    "agents",
-    "signed_distance",
-    "pairs",
-    "dense_vs_patch",
-    "labelling",
-    "growth",
-    "block_memory",
-    "blockwise",
-    "tests",
-]
-KEYS = ("name", "ours", "peer", "unit", "ratio", "low", "high", "n", "note")
+sys.path[:0] = [str(p) for p in (here, *sorted(here.glob("*/"))) if str(p) not in sys.path]
+
+from common import RESULTS, Row, machine  # noqa: E402
+
+PACKAGES = ("deffi_lab", "torch", "numpy", "scikit-learn", "jupyterlab", "anywidget")
+LAST = ("test_seconds",)  # takes minutes and wants the machine for itself
 
 
-def machine() -> dict:
-    "What the figures were measured on"
-    import torch
+def places() -> dict[str, Path]:
+    "Every bench and study by its short name, chapter after chapter"
+    return {p.stem: p for p in sorted(here.glob("*/*.py"))}
 
-    model = (
-        next(
-            (
-                ln.split(":")[1].strip()
-                for ln in Path("/proc/cpuinfo").read_text().splitlines()
-                if ln.startswith("model name")
-            ),
-            platform.processor(),
-        )
-        if Path("/proc/cpuinfo").exists()
-        else ""
-    )
-    name = (
-        torch.cuda.get_device_name(0)
-        if torch.cuda.is_available()
-        else f"{os.cpu_count()}-core {model or 'cpu'}"
-    )
-    return {
-        "name": name,
-        "system": platform.system(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    }
+
+def load(name: str) -> ModuleType:
+    "A bench by its short name; its folder is on the path, so that worker processes find it too"
+    return importlib.import_module(name)
 
 
 def slug(text: str) -> str:
+    "A file name"
     return "".join(c if c.isalnum() else "-" for c in text.lower()).strip("-")
 
 
 def main(names: list[str]) -> int:
-    sys.path.insert(0, str(here))
-    unknown = set(names) - set(BENCHES)
-    if unknown:
-        print(f"no bench {sorted(unknown)}: choose from {BENCHES}")
+    "Measures, and writes after each bench"
+    there = {n: p for n, p in places().items() if "def rows(" in p.read_text()}
+    if unknown := sorted(set(names) - set(there)):
+        print(f"no bench {unknown}: choose from {sorted(there)}")
         return 2
     about = machine()
-    path = here / "results" / f"{slug(about['name'])}.json"
+    path = RESULTS / f"{slug(about['name'])}.json"
     old = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = {r["name"]: r for r in old}
-    for name in names or BENCHES:
+    rows = {r["name"]: Row(**r) for r in old}
+    for name in names or sorted(there, key=lambda n: n in LAST):
         t = time.time()
-        for row in importlib.import_module(name).rows():
-            rows[row["name"]] = {k: row.get(k) for k in KEYS}
-            show = "  ".join(
-                f"{k}={row.get(k):.4g}" if isinstance(row.get(k), float) else f"{k}={row.get(k)}"
-                for k in KEYS
-                if row.get(k) is not None
-            )
-            print(show, flush=True)
+        for row in load(name).rows():
+            row = row if isinstance(row, Row) else Row(**row)
+            rows[row.name] = row.stamped()
+            short = lambda v: f"{v:.4g}" if isinstance(v, float) else v
+            print(*(f"{k}={short(v)}" for k, v in asdict(row).items() if v not in (None, "")))
         print(f"# {name}: {time.time() - t:.0f} s", flush=True)
-        versions = {
-            p: version(p)
-            for p in ("deffi_lab", "torch", "numpy", "scikit-learn", "jupyterlab", "anywidget")
-        }
-        doc = {"machine": about, "versions": versions, "rows": list(rows.values())}
+        versions = {p: version(p) for p in PACKAGES}
+        doc = {"machine": about, "versions": versions, "rows": [asdict(r) for r in rows.values()]}
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(doc, indent=1) + "\n")
+        part.write_text(json.dumps(doc, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         part.replace(path)
     return 0
 

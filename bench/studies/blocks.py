@@ -1,11 +1,9 @@
 """The study of block-wise training: Dice on unseen scans after k labelled slices, seed by seed,
 into a ledger.
 
-    python bench/blockwise.py phantom 20 --seeds 10     # one set, one budget, all ways of training
-    python bench/blockwise.py phantom 20 --seeds 2 --units "map alone" tiled     # what each part
-    does
-    python bench/blockwise.py --export                  # writes the small copy that ships
-    python bench/blockwise.py --table
+    python bench/study.py blocks phantom --labels 20   # one set, one budget, all ways of training
+    python bench/study.py blocks phantom --seeds 2 --methods "map alone" tiled    # its parts
+    python bench/study.py blocks --table               # or --export: the copy that ships
 
 phantom: tumours grown on warped real anatomy; training slices are nested in the budgets, the 200
 test slices are the
@@ -16,27 +14,20 @@ Nothing was tuned on these test slices: constants were chosen on phantoms of oth
 A level that a scan does not hold is left out of its mean Dice.
 """
 
-import argparse
 import time
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
-from ledgers import difference, ship
+from common import Study, arguments, difference, parsed
 
-from deffi_lab.core.ledger import Key, Ledger, Point
+from deffi_lab.core.ledger import Key, Point
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.brain.tumour import tumours
 from deffi_lab.data.scans import Scans, gliomas
 from deffi_lab.methods.blocks.train import BlockKnobs, TrainBlocks
 
-here = Path(__file__).resolve().parent
-WORK, SHIPPED = (
-    here / "cache" / "blockwise.sqlite",
-    here.parent / "deffi_lab" / "assets" / "blockwise.sqlite",
-)
-BUDGETS, SETS, STUDY = (1, 2, 5, 10, 20, 50, 100), ("phantom", "glioma"), "blockwise"
+BUDGETS, SETS = (1, 2, 5, 10, 20, 50, 100), ("phantom", "glioma")
 SETTINGS = {
     "size": 96,
     "spacing": 2.0,
@@ -49,6 +40,7 @@ SETTINGS = {
     "test": 200,
     "least": 30,
 }
+STUDY = Study("blockwise", SETTINGS)
 MODALITIES = ("T1c", "FLAIR")
 
 
@@ -201,7 +193,7 @@ YIELDS = {"greedy": ("greedy", "greedy, polished")}
 
 def study(name: str, k: int, seeds: range, units: list[str], table: dict) -> None:
     "What the ledger does not hold yet"
-    with Ledger(WORK, STUDY, SETTINGS) as ledger:
+    with STUDY.open() as ledger:
         for seed in seeds:
             for unit in units:
                 if any(p.labels == k for p in ledger.points(Key(name, unit, 0, seed))):
@@ -226,15 +218,9 @@ def study(name: str, k: int, seeds: range, units: list[str], table: dict) -> Non
                 )
 
 
-def columns() -> dict:
-    "All that was measured, from the work ledger or, where there is none, from the one that ships"
-    with Ledger(WORK if WORK.exists() else SHIPPED, STUDY, readonly=True) as ledger:
-        return ledger.columns()
-
-
 def rows() -> list[dict]:
     "Read from the ledger: whole-tumour Dice on grown tumours"
-    c, out = columns(), []
+    c, out = STUDY.columns(), []
     out.append(
         difference(
             c,
@@ -277,7 +263,7 @@ TABLE = {
 
 def table() -> None:
     "README's tables: means of WT / TC / ET (seeds)"
-    c = columns()
+    c = STUDY.columns()
     for data, title in (("phantom", "grown tumours"), ("glioma", "real slices")):
         budgets = sorted(set(c["labels"][(c["data"] == data) & (c["method"] == "greedy")].tolist()))
         there = {
@@ -301,22 +287,15 @@ def table() -> None:
         print()
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("data", nargs="?", choices=[*SETS, "try"])
-    p.add_argument("budget", nargs="?", type=int)
-    p.add_argument("--first", type=int, default=0)
-    p.add_argument("--seeds", type=int, default=10)
-    p.add_argument("--units", nargs="*", default=list(METHODS)[:6], choices=[*METHODS, *WHY])
-    p.add_argument("--export", action="store_true")
-    p.add_argument("--table", action="store_true")
-    a = p.parse_args()
-    if a.data:
-        study(a.data, a.budget, range(a.first, a.seeds), a.units, METHODS | WHY)
+def main(words: list[str]) -> None:
+    "Runs, prints or ships the study"
+    parts = [*SETS, "try"]
+    parser = arguments(__doc__, parts, 10, labels=[20], methods=list(METHODS)[:6])
+    a = parsed(parser, parts, words)
+    for name in (a.parts if len(a.parts) < len(parts) else list(SETS)) * a.measure:
+        for k in a.labels:
+            study(name, k, range(a.first, a.seeds), a.methods, METHODS | WHY)
     if a.export:
-        ship(WORK, SHIPPED, STUDY, SETTINGS)
+        STUDY.ship()
     if a.table:
         table()

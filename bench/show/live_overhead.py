@@ -102,6 +102,8 @@ def rows(n: int = 9, seconds: float = 4.0, make: Callable = latent_training) -> 
             peer=bare,
             unit="steps per CPU second",
             ratio=statistics.median(ratios),
+            effect="share",
+            interval="range",
             low=min(ratios),
             high=max(ratios),
             n=n,

@@ -72,12 +72,11 @@ def row(name: str, device: str, **kw) -> dict:
         "peer": joint / mib,
         "unit": "MiB",
         "ratio": top / joint,
-        "low": None,
-        "high": None,
+        "effect": "share",
         "n": 1,
         "note": f"{what} of a step of 4 slices of 96 x 96, largest block"
         + f", the last on pieces of {tile}²" * bool(tile)
-        + f", against the same blocks jointly (ratio ours / peer); blocks "
+        + f", against the same blocks jointly; blocks "
         f"{', '.join(f'{v / mib:.1f}' for v in ours.values())}"
         + (f"; without pieces {max(whole.values()) / joint:.2f} of joint" if tile else "")
         + f"; U-Net {other / mib:.1f}",
@@ -92,6 +91,31 @@ def rows() -> list[dict]:
         r
         for d in devices
         for r in (row("block_memory", d, tile=48), row("block_memory_full", d, **FULL))
+    ] + cubes()
+
+
+def cubes(gib: int = 3) -> list[dict]:
+    "Sides of the largest cubes whose step keeps at most so many GiB, against the blocks jointly"
+    three = ways(3)
+    sides = {name: largest(way, gib * 2**30) for name, way in three.items()}
+    peers = {
+        "blocks, greedy": "blocks, joint",
+        "blocks, greedy, last on pieces of half a side": "blocks, joint",
+        "blocks, joint, checkpointed": "blocks, joint",
+        "U-Net": "blocks, joint",
+        "U-Net, checkpointed": "U-Net",
+    }
+    keys = ("greedy", "pieces", "joint_checkpointed", "unet", "unet_checkpointed")
+    return [
+        {
+            "name": f"cube_{gib}_gib_{key}",
+            "ours": sides[ours],
+            "peer": sides[peer],
+            "unit": "voxels a side",
+            "effect": "share",
+            "note": f"largest cube whose gradient keeps at most {gib} GiB: {ours}; peer: {peer}",
+        }
+        for key, (ours, peer) in zip(keys, peers.items())
     ]
 
 

@@ -201,6 +201,8 @@ def ensemble_rows(members: int = 10, steps: int = 60) -> list[dict]:
                 "unit": "s a net",
                 "peer": float(np.median(spent[peer])) / members,
                 "ratio": float(np.median(r)),
+                "effect": "speedup",
+                "interval": "range",
                 "low": float(r.min()),
                 "high": float(r.max()),
                 "n": len(r),
@@ -234,6 +236,7 @@ def rows() -> list[dict]:
             "peer": peer / points,
             "unit": "s a point",
             "ratio": peer / seconds,
+            "effect": "speedup",
             "n": points,
             "note": f"per point, {SEEDS} seeds x {len(BUDGETS)} budgets of ours (two processes) "
             f"against {PEER_SEEDS} seeds of "

@@ -68,12 +68,14 @@ def rows(n: int = 15, agents: int = 10_000, steps: int = 300) -> list[dict]:
             "peer": statistics.median(slow),
             "unit": "M agent-steps/s",
             "ratio": statistics.median(ratios),
+            "effect": "share",
+            "interval": "p10-p90",
             "low": ratios[n // 10],
             "high": ratios[-1 - n // 10],
             "n": n,
             "note": f"{agents} agents, {steps} Euler steps, 256 x 256, one core; peer: a loop "
             f"over agents in plain Python; "
-            f"median gap {float(gap):.1g} px; low and high: 10 and 90 %",
+            f"median gap {float(gap):.1g} px",
         }
     ]
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from common import CACHE
 
 from deffi_lab.core.ledger import Key, Ledger, Point
 
-here = Path(__file__).resolve().parent
 ORDER = 1000  # labels listed with a point
 
 
@@ -95,9 +95,9 @@ def rates(ways: dict[str, Callable], size: int, n: int) -> dict[str, list[float]
 
 
 def row(name: str, size: int, n: int) -> dict:
-    (here / "cache").mkdir(exist_ok=True)
+    CACHE.mkdir(exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(dir=here / "cache") as folder,
+        tempfile.TemporaryDirectory(dir=CACHE) as folder,
         Ledger(Path(folder) / "l") as ledger,
         open(Path(folder) / "csv", "a") as csv,
     ):
@@ -116,7 +116,7 @@ def row(name: str, size: int, n: int) -> dict:
         f"{size} a commit, each with {ORDER} indices, fsync at each commit; slowest round "
         f"{min(got['ours']):.0f}/s; "
         f"peer: a CSV file with fsync; JSON written anew with 1,000 points: "
-        f"{1e3 * anew:.0f} ms a commit; low and high: 10 and 90 %"
+        f"{1e3 * anew:.0f} ms a commit"
     )
     return {
         "name": name,
@@ -124,6 +124,8 @@ def row(name: str, size: int, n: int) -> dict:
         "peer": mid["peer"],
         "unit": "points/s",
         "ratio": statistics.median(ratios),
+        "effect": "share",
+        "interval": "p10-p90",
         "low": ratios[n // 10],
         "high": ratios[-1 - n // 10],
         "n": n,

@@ -42,10 +42,12 @@ def rows(n: int = 5) -> list[dict]:
                 peer=bound,
                 unit=unit,
                 ratio=mid / bound,
-                low=min(values),
-                high=max(values),
+                effect="share",
+                interval="range",
+                low=min(values) / bound,
+                high=max(values) / bound,
                 n=n,
-                note="peer is the bound; low and high are the extremes of the runs",
+                note="peer is the bound",
             )
         )
     return out

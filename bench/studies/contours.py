@@ -1,10 +1,9 @@
 """The study of deep labelling: Dice on unseen slices after k labelled ones, seed by seed, into a
 ledger.
 
-    python bench/labelling.py phantom 5 --seeds 6      # one set, one budget, all ways of learning
-    python bench/labelling.py all                      # everything (hours)
-    python bench/labelling.py --export                 # writes the small copy that ships
-    python bench/labelling.py --table
+    python bench/study.py contours phantom --labels 5  # one set, one budget, all ways of learning
+    python bench/study.py contours                     # everything (hours)
+    python bench/study.py contours --table             # or --export: the copy that ships
 
 phantom: seeded drawings of a heart; training slices are nested in the budgets, the 200 test slices
 are the same for all.
@@ -14,17 +13,15 @@ Nothing was tuned on these test slices: constants were chosen on other phantoms 
 999).
 """
 
-import argparse
 import time
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
-from ledgers import difference, ship
+from common import Study, arguments, difference, parsed
 from scipy.stats import spearmanr
 
-from deffi_lab.core.ledger import Key, Ledger, Point
+from deffi_lab.core.ledger import Key, Point
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.heart.phantom import phantom
 from deffi_lab.data.heart.readers import Slices, sunnybrook_npz
@@ -42,12 +39,7 @@ from deffi_lab.nets.segment import largest, outputs
 from deffi_lab.numeric.distance import signed_distance
 from deffi_lab.numeric.polygon import fill_polygon
 
-here = Path(__file__).resolve().parent
-WORK, SHIPPED = (
-    here / "cache" / "labelling.sqlite",
-    here.parent / "deffi_lab" / "assets" / "labelling.sqlite",
-)
-BUDGETS, SETS, STUDY = (1, 2, 5, 10, 20), ("phantom", "heart"), "labelling"
+BUDGETS, SETS = (1, 2, 5, 10, 20), ("phantom", "heart")
 SETTINGS = {
     "size": 96,
     "spacing": 1.75,
@@ -58,6 +50,7 @@ SETTINGS = {
     "sigma": 4.0,
     "test": 200,
 }
+STUDY = Study("labelling", SETTINGS)
 AGENTS, CLICKS = 64, 5
 TABLE = {
     "U-Net on masks": "U-Net, largest",
@@ -262,7 +255,7 @@ FIRST = {
 
 def run(name: str, k: int, seeds: range, units: list[str]) -> None:
     "What the ledger does not hold yet"
-    with Ledger(WORK, STUDY, SETTINGS) as ledger:
+    with STUDY.open() as ledger:
         for seed in seeds:
             for unit in units:
                 if any(p.labels == k for p in ledger.points(Key(name, FIRST[unit], 0, seed))):
@@ -287,12 +280,6 @@ def run(name: str, k: int, seeds: range, units: list[str]) -> None:
                 )
 
 
-def columns() -> dict:
-    "All that was measured, from the work ledger or, where there is none, from the one that ships"
-    with Ledger(WORK if WORK.exists() else SHIPPED, STUDY, readonly=True) as ledger:
-        return ledger.columns()
-
-
 def rows() -> list[dict]:
     "Read from the ledger: what was asked at five labels, and with one click"
     out = []
@@ -300,7 +287,7 @@ def rows() -> list[dict]:
         fold = "" if name == "phantom" else ", tested on the patient left out (three patients)"
         out.append(
             difference(
-                columns(),
+                STUDY.columns(),
                 name,
                 "field U-Net, orbits",
                 "U-Net, largest",
@@ -312,7 +299,7 @@ def rows() -> list[dict]:
         )
         out.append(
             difference(
-                columns(),
+                STUDY.columns(),
                 name,
                 "tracer, orbits",
                 "U-Net, largest",
@@ -323,7 +310,7 @@ def rows() -> list[dict]:
         )
         out.append(
             difference(
-                columns(),
+                STUDY.columns(),
                 name,
                 "clicks, field",
                 "clicks, mask",
@@ -342,7 +329,7 @@ def table() -> None:
     for name, title in (("phantom", "phantoms"), ("heart", "Sunnybrook")):
         print(f"| {title}, Dice |", *(f"{k} label{'s' * (k > 1)} |" for k in BUDGETS))
         print("|---" * (1 + len(BUDGETS)) + "|")
-        runs = from_ledger(columns(), name, 0)
+        runs = from_ledger(STUDY.columns(), name, 0)
         for words, m in TABLE.items():
             at = by_budget(runs[m])
             print(
@@ -357,25 +344,15 @@ def table() -> None:
         print()
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("data", nargs="?", choices=[*SETS, "all"])
-    p.add_argument("budget", nargs="?", type=int)
-    p.add_argument("--seeds", type=int, default=6)
-    p.add_argument(
-        "--units", nargs="*", default=[u for u in UNITS if u != "longer"], choices=list(UNITS)
-    )
-    p.add_argument("--export", action="store_true")
-    p.add_argument("--table", action="store_true")
-    a = p.parse_args()
-    if a.data:
-        for n in SETS if a.data == "all" else [a.data]:
-            for k in BUDGETS if a.budget is None else [a.budget]:
-                run(n, k, range(a.seeds), a.units)
+def main(words: list[str]) -> None:
+    "Runs, prints or ships the study"
+    methods = [u for u in UNITS if u != "longer"]
+    parser = arguments(__doc__, list(SETS), 6, labels=BUDGETS, methods=methods)
+    a = parsed(parser, list(SETS), words)
+    for name in a.parts * a.measure:
+        for k in a.labels:
+            run(name, k, range(a.first, a.seeds), a.methods)
     if a.export:
-        ship(WORK, SHIPPED, STUDY, SETTINGS)
+        STUDY.ship()
     if a.table:
         table()

@@ -43,13 +43,15 @@ def rows(n: int = 15) -> list[dict]:
             times[name].append(1e3 * (time.perf_counter() - t))
     ratios = sorted(b / a for a, b in zip(times["ours"], times["peer"]))
     mid = {name: statistics.median(t) for name, t in times.items()}
-    note = f"{torch.get_num_threads()} threads; same neighbour for {agree:.2%}; low and high: 10 and 90 %"  # noqa: E501
+    note = f"{torch.get_num_threads()} threads; same neighbour for {agree:.2%}"  # noqa: E501
     return [
         {
             "name": "neighbours",
             **mid,
             "unit": "ms",
             "ratio": statistics.median(ratios),
+            "effect": "speedup",
+            "interval": "p10-p90",
             "low": ratios[n // 10],
             "high": ratios[-1 - n // 10],
             "n": n,

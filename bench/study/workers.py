@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import CACHE
 
 from deffi_lab.core.ledger import Ledger, Point
 from deffi_lab.core.step import make_generator
@@ -26,7 +27,6 @@ from deffi_lab.data.images import mnist
 from deffi_lab.nets.classify import SmallCNN, accuracy, train_classifier
 from deffi_lab.study.sweep import Sweep, Task, call, tasks
 
-here = Path(__file__).resolve().parent
 RUNS, ROUNDS, AHEAD = 12, 300, 4
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
@@ -84,9 +84,9 @@ def warm(_: int) -> None:
 
 def study(round, executor: Executor | None, runs: int) -> tuple[float, dict]:
     "Seconds of a sweep of one-budget runs into a new ledger, and the ledger's columns"
-    (here / "cache").mkdir(exist_ok=True)
+    CACHE.mkdir(exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(dir=here / "cache") as folder,
+        tempfile.TemporaryDirectory(dir=CACHE) as folder,
         Ledger(Path(folder) / "l") as ledger,
     ):
         plan = tasks(["mnist"], ["random"], (500,), seeds=range(runs), group=1)
@@ -119,7 +119,7 @@ def two_workers(n: int = 5) -> tuple[dict, np.ndarray]:
         f"{busy[1]:.0%} and {busy[2]:.0%} of the time; had {core[1]:.0%} and {core[2]:.0%} of a "
         f"core each (the rest: "
         f"other processes); load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; same "
-        f"numbers; low and high: all"
+        f"numbers"
     )
     return {
         "name": "two_workers",
@@ -127,6 +127,8 @@ def two_workers(n: int = 5) -> tuple[dict, np.ndarray]:
         "peer": mid[1],
         "unit": "s",
         "ratio": statistics.median(ratios),
+        "effect": "speedup",
+        "interval": "range",
         "low": ratios[0],
         "high": ratios[-1],
         "n": n,
@@ -159,13 +161,14 @@ def cost(name: str, executor: Executor, n: int = 5) -> dict:
         "peer": peer,
         "unit": "ms",
         "ratio": statistics.median(ratios),
+        "effect": "speedup",
+        "interval": "range",
         "low": ratios[0],
         "high": ratios[-1],
         "n": n,
         "note": f"{ROUNDS} rounds that do nothing on two workers; ours: sweep with a durable "
         f"commit a round "
-        f"({here_ms:.2f} ms without any executor); peer: the bare executor, which keeps nothing; "
-        "low and high: all",
+        f"({here_ms:.2f} ms without any executor); peer: the bare executor, which keeps nothing; ",
     }
 
 
@@ -231,9 +234,6 @@ def limit(name: str, seconds: np.ndarray, parent: float) -> dict:
         "ours": float(good),
         "peer": None,
         "unit": "workers",
-        "ratio": None,
-        "low": None,
-        "high": None,
         "n": len(SIZES),
         "note": note,
     }
