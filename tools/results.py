@@ -370,6 +370,32 @@ def blocks() -> list[str]:
 
 
 # ---- the benches ----
+def machines() -> list[dict]:
+    "What each machine measured"
+    files = sorted((root / "bench" / "results").glob("*-core-*.json"))
+    return [json.loads(p.read_text(encoding="utf-8")) for p in files]
+
+
+def memory() -> list[str]:
+    "What block-wise training saves, and what saves as much without it"
+    rows = {r["name"]: r for doc in machines() for r in doc["rows"]}
+    part, full = (f"{rows[n]['ratio']:.2f}" for n in ("block_memory", "block_memory_full"))
+    cube = {n.removeprefix("cube_3_gib_"): r for n, r in rows.items() if n.startswith("cube_3")}
+    joint = cube["greedy"]["peer"]
+    return [
+        "### Memory",
+        f"At the peak of a step of four 96² slices the largest block keeps {part} of what the same "
+        f"blocks keep jointly (its last block on pieces of 48²), and {full} where four blocks all "
+        f"have full resolution. In 3-D, 3 GiB hold the gradient of a cube of {joint} voxels a side "
+        f"jointly, {cube['greedy']['ours']} block by block and {cube['pieces']['ours']} with "
+        f"pieces; a U-Net's {cube['unet']['ours']}. The control: computing activations again on "
+        f"the way back brings the joint blocks to {cube['joint_checkpointed']['ours']} and the "
+        f"U-Net to {cube['unet_checkpointed']['ours']} without any of this, and a joint polish "
+        "needs the joint memory again. Bytes are those that the gradient needs, counted, not an "
+        "allocator's.",
+    ]
+
+
 MEANS = {
     "speedup": "peer / ours",
     "share": "ours / peer",
@@ -387,10 +413,7 @@ def number(v: float | None) -> str:
 def benches() -> list[str]:
     "One row a measurement, machine by machine"
     out = ["## Benches"]
-    for path in sorted((root / "bench" / "results").glob("*.json")):
-        doc = json.loads(path.read_text())
-        if "machine" not in doc:
-            continue
+    for doc in machines():
         out += [
             f"Measured on: {doc['machine']['name']}. `effect` says what the value is: "
             + ", ".join(f"{k} = {v}" for k, v in MEANS.items())
@@ -425,7 +448,7 @@ def bench_row(r: dict) -> list[str]:
 
 def page() -> str:
     "The whole page"
-    parts = [HEAD, *selection(), *boosting(), *outlines(), *blocks(), *benches()]
+    parts = [HEAD, *selection(), *boosting(), *outlines(), *blocks(), *memory(), *benches()]
     return "\n\n".join(parts) + "\n"
 
 

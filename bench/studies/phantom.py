@@ -16,6 +16,7 @@ from common import Study, arguments, parsed
 from deffi_lab.core.ledger import Key, Ledger, Point
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.heart.phantom import phantom
+from deffi_lab.data.heart.readers import sunnybrook_npz
 from deffi_lab.data.slices import Slices
 from deffi_lab.nets.segment import TrainUNet, dice, outputs, unet
 from deffi_lab.numeric.distance import signed_distance
@@ -74,7 +75,7 @@ def many(ledger: Ledger, test: Slices) -> None:
     net = trained(phantom(MANY, seed=1, device="cpu"), LONG, 0)
     rows = [(key, point(net, test, MANY, began))]
     try:
-        real = packed()
+        real = sunnybrook_npz()
         for patient in sorted(set(real.subject)):
             own = real.take([i for i, s in enumerate(real.subject) if s == patient])
             rows.append((Key(patient, key.method, 0, 0), point(net, own, MANY, time.time())))

@@ -219,7 +219,7 @@ STUDIED = {
 
 
 def measured(data: str = "phantom") -> dict[str, tuple]:
-    """What `bench/labelling.py` measured on 'phantom' or
+    """What `bench/studies/contours.py` measured on 'phantom' or
     'heart': name -> (labels, mean Dice, lowest, highest seed)"""
     runs = from_ledger(shipped("labelling"), data, 0)
     return {
