@@ -18,7 +18,8 @@ from deffi_lab.core.step import make_generator
 from deffi_lab.data.heart.phantom import phantom
 from deffi_lab.data.heart.readers import sunnybrook_npz
 from deffi_lab.data.slices import Slices
-from deffi_lab.nets.segment import TrainUNet, dice, outputs, unet
+from deffi_lab.nets.score import dice
+from deffi_lab.nets.segment import TrainUNet, outputs, unet
 from deffi_lab.numeric.distance import signed_distance
 
 BATCH = 12
