@@ -35,9 +35,10 @@ app: setup       ## set up, then open the same lesson as a page without code (Vo
 hooks: setup     ## check each commit as `make lint` does (pre-commit)
 	$(BIN)/pre-commit install
 
-lint: setup      ## set up, then check style, and that notebooks and modules agree
+lint: setup      ## set up, then check style and types, and that notebooks and modules agree
 	$(BIN)/ruff check -q $(LINTED)
 	$(BIN)/ruff format -q --check $(LINTED)
+	$(BIN)/mypy
 	$(BIN)/python tools/check.py
 
 test: lint       ## all of `make lint`, then run the notebooks and the tests (JOBS=2 at once)
@@ -62,4 +63,4 @@ film: setup      ## film and photograph the labs for README: docs/film.gif, docs
 	$(BIN)/python tools/picture.py
 
 clean:           ## remove the environment and what was built
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache

@@ -22,7 +22,7 @@ setup(
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["deffi_lab", "deffi_lab.*"]),
-    package_data={"deffi_lab": ["static/*", "assets/*"]},
+    package_data={"deffi_lab": ["py.typed", "static/*", "assets/*"]},
     include_package_data=False,
     zip_safe=False,
     install_requires=c["requirements"].split(),

@@ -54,7 +54,8 @@ class History:
     "The metrics of a run, bounded: one `Series` a metric"
 
     def __init__(self, size: int = 4096):
-        self.size, self._series, self._lock = size, {}, threading.Lock()
+        self.size, self._lock = size, threading.Lock()
+        self._series: dict[str, Series] = {}
 
     def append(self, step: Step) -> None:
         "Adds the metrics of a step"

@@ -49,7 +49,7 @@ class KnobSpec:
             number = float(value)
         except (TypeError, ValueError):
             raise ValueError(f"{self.name}={value!r}: a number is needed") from None
-        if not math.isfinite(number) or not (self.low <= number <= self.high):
+        if not math.isfinite(number) or not (self.low <= number <= self.high):  # type: ignore[operator]
             bounds = f"{self.low:g}..{self.high:g} {self.unit}".rstrip()
             raise ValueError(f"{self.name}={value}: must be in {bounds}")
         if self.kind == "int" and number != int(number):
@@ -80,7 +80,7 @@ def knob(
     plain = isinstance(default, bool) or choices is not None
     if not plain and (low is None or high is None or not low < high):
         raise ValueError(f"low={low}, high={high}: a knob needs a range, the lower bound first")
-    if scale == "log" and not low > 0:
+    if scale == "log" and not (low is not None and low > 0):
         raise ValueError(f"low={low}: a logarithmic knob begins above 0")
     how = dict(
         low=low,

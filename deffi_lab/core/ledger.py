@@ -44,8 +44,8 @@ class Point:
     labels: int
     value: float
     seconds: float = 0.0
-    order: Sequence[int] = ()
-    next: Sequence[int] = ()
+    order: Sequence[int] | np.ndarray = ()
+    next: Sequence[int] | np.ndarray = ()
     metrics: dict = field(default_factory=dict)
 
     def row(self) -> tuple:
@@ -399,7 +399,7 @@ def columns(self: Ledger) -> dict[str, np.ndarray]:
             (self.study,),
         ).fetchall()
     kinds = dict(data=str, method=str, query=int, seed=int, labels=int, value=float, seconds=float)
-    out = {
+    out: dict[str, np.ndarray] = {
         k: np.array([np.nan if r[i] is None else r[i] for r in rows], kinds[k])
         for i, k in enumerate(names)
     }

@@ -7,7 +7,7 @@ __all__ = ['T', 'patch']
 
 # %% ../../nbs/core/patch.ipynb #63eb8e85
 import inspect
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ def patch(member: T) -> T:
     TypeError without that annotation, and ValueError where the class itself defines the name
     already, because a later cell would then silently replace an earlier one.
     """
-    function = getattr(member, "fget", None) or member
+    function: Any = getattr(member, "fget", None) or member
     first = next(iter(inspect.signature(function).parameters.values()), None)
     cls = None if first is None else first.annotation
     if not isinstance(cls, type) or cls is inspect.Parameter.empty:

@@ -13,7 +13,7 @@ import traceback
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,17 @@ class Run:
     `speed`: most steps a second, None for all it can. `on_frame(step)` is called on the worker when
     `frame_due()`.
     """
+
+    last: Step | None
+    error: str | None
+    on_frame: Callable[[Step], None] | None
+    on_status: list[Callable[[str], None]]
+    _queue: deque[tuple[Callable, Future]]
+    _saves: list
+    _thread: threading.Thread | None
+    _owner: threading.Thread | None
+    _steps: Iterator[Step] | None
+    _budget: int | None
 
     def __init__(
         self,
@@ -348,7 +359,8 @@ def _keep(self: Run) -> None:
         return
     self._boundaries += 1
     if self._boundaries % self.every == 0:
-        self._save(self.checkpoint, done := Future())
+        done: Future = Future()
+        self._save(self.checkpoint, done)
         done.result()
 
 # %% ../../nbs/core/run.ipynb #60c34a2c

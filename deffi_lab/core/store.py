@@ -80,7 +80,8 @@ def save_state(path: Path | str, state: Any) -> Path:
     refuses.
     An existing file that is not a checkpoint is never overwritten.
     """
-    path, tensors = Path(path), {}
+    path = Path(path)
+    tensors: dict[str, torch.Tensor] = {}
     if not path.parent.is_dir():
         raise StoreError(f"{path.parent}: no such folder; make it first, or name another")
     if path.exists():

@@ -108,7 +108,8 @@ class Fit:
         )
         self.schedule = None if schedule is None else schedule(self.optimiser)
         self.index, self._lr = 0, lr
-        self._cursor, self._pass = 0, None
+        self._cursor = 0
+        self._pass: Iterator | None = None
 
     @property
     def lr(self) -> float:

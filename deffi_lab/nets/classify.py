@@ -6,7 +6,7 @@
 __all__ = ['SmallCNN', 'Target', 'shift', 'train_classifier', 'predict', 'accuracy_steps', 'accuracy']
 
 # %% ../../nbs/nets/classify.ipynb #f3e12529
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -158,7 +158,7 @@ def predict(net: nn.Module, x: UInt8[Tensor, "n c h w"], batch: int = 1000) -> F
 
 def accuracy_steps(
     net: nn.Module, x: UInt8[Tensor, "n c h w"], y: Int[Tensor, "n"], batch: int = 500
-) -> Iterator[float]:
+) -> Generator[float, None, float]:
     """`accuracy` in pieces, so that a lab can pause it: yields
     the share of images seen, returns that of right answers"""
     right = 0

@@ -20,7 +20,8 @@ class SavedBytes:
     "Bytes that autograd holds for the backward pass: `now`, and at the `peak` so far"
 
     def __init__(self):
-        self.now, self.peak, self.held = 0, 0, Counter()
+        self.now, self.peak = 0, 0
+        self.held: Counter = Counter()
 
     def forget(self) -> None:
         "The peak starts again from what is held now"

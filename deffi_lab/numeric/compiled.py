@@ -8,6 +8,7 @@ __all__ = ['EULER', 'MIDPOINT', 'RK4', 'CLOSED', 'LEFT', 'STOPPED', 'NO_RETURN',
 
 # %% ../../nbs/numeric/compiled.ipynb #696e91f9
 from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -18,7 +19,7 @@ CLOSED, LEFT, STOPPED, NO_RETURN, NO_CONVERGENCE = 0, 1, 2, 3, 4
 FLOATS = {"contract", "nsz", "arcp"}
 
 
-def compiled(function: Callable, **how: object) -> Callable:
+def compiled(function: Callable, **how: Any) -> Callable:
     """The function compiled by numba and kept on disk;
     in memory only where no folder may be written to.
 

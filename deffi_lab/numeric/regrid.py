@@ -7,6 +7,7 @@ __all__ = ['by_dims', 'pooled', 'majority', 'centred', 'pixel_centres', 'resampl
 
 # %% ../../nbs/numeric/regrid.ipynb #9fcb8620
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from .distance import signed_distance
 
 # %% ../../nbs/numeric/regrid.ipynb #3e537931
-def by_dims(dims: int, flat: object, deep: object) -> object:
+def by_dims(dims: int, flat: Any, deep: Any) -> Any:
     """`flat` for slices (`dims` 2), `deep` for volumes (3); ValueError for another number"""
     if dims not in (2, 3):
         raise ValueError(f"dims={dims}: 2 (slices) or 3 (volumes)")
@@ -40,7 +41,8 @@ def pooled(x: Float[Tensor, "n k *s"], scale: int) -> Float[Tensor, "n k *t"]:
 def majority(label: UInt8[Tensor, "n *s"], scale: int, levels: int = 4) -> UInt8[Tensor, "n *t"]:
     "The most frequent of `levels` 0, 1, ... in cells of `scale` pixels a side; ties in turn"
     votes = pooled(torch.stack([(label == k).float() for k in range(levels)], 1), scale)
-    board = sum(torch.meshgrid(*[torch.arange(s) for s in votes.shape[2:]], indexing="ij")) % 2
+    places = torch.meshgrid(*[torch.arange(s) for s in votes.shape[2:]], indexing="ij")
+    board = torch.stack(places).sum(0) % 2
     lean = (board * 2e-4 - 1e-4).to(votes.device)
     order = torch.arange(float(levels), device=votes.device)
     return (votes + lean * order.view(1, levels, *[1] * lean.ndim)).argmax(1).to(torch.uint8)

@@ -7,7 +7,7 @@ __all__ = ['FEW', 'SWAP', 'Paired', 'common_seeds', 'wilcoxon', 'interval', 'stu
            'difference_at', 'holm', 'times', 'Ratio', 'ratio', 'Dominance', 'dominance', 'Row', 'report', 'false_order']
 
 # %% ../../nbs/study/statistics.ipynb #42999c3c
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -41,7 +41,7 @@ class Paired:
     wins: int
 
 
-def common_seeds(a: dict[int, object], b: dict[int, object]) -> list[int]:
+def common_seeds(a: Mapping[int, object], b: Mapping[int, object]) -> list[int]:
     "Seeds that both have, ascending; ValueError below 2 of them"
     seeds = sorted(set(a) & set(b))
     if len(seeds) < 2:
@@ -159,7 +159,7 @@ def difference_at(
     return Paired(float(d.mean()), *student(d, level), wilcoxon(d), len(d), int((d > 0).sum()))
 
 
-def holm(p: Sequence[float]) -> Float[np.ndarray, "n"]:
+def holm(p: Sequence[float] | np.ndarray) -> Float[np.ndarray, "n"]:
     """Holm's adjusted p values, in the given order
     (Scandinavian Journal of Statistics 6, 1979, 65-70)"""
     p = np.asarray(p, float)
@@ -239,9 +239,8 @@ def ratio(
         interval_of(np.array(logs), level, resamples, seed) if len(logs) > 1 else (-np.inf, np.inf)
     )
     bound = "?" if up and down else "≥" if up else "≤" if down else ""
-    return Ratio(
-        *map(float, np.exp([np.mean(logs), low, high])), len(logs), bound, len(seeds) - len(logs)
-    )
+    ratio, low, high = np.exp(np.array([np.mean(logs), low, high])).tolist()
+    return Ratio(ratio, low, high, len(logs), bound, len(seeds) - len(logs))
 
 # %% ../../nbs/study/statistics.ipynb #74b22768
 @dataclass(frozen=True)

@@ -114,9 +114,10 @@ def units(task: Task, ledger: Ledger) -> list[Unit]:
     top, at = task.budgets[-1], []
     for seed in task.seeds:
         there = ledger.points(task.key(seed))
-        last, passed = there[-1] if there else None, set(task.budgets) - {p.labels for p in there}
-        passed = [b for b in sorted(passed) if last is not None and b < last.labels]
-        if passed:
+        last = there[-1] if there else None
+        left = sorted(set(task.budgets) - {p.labels for p in there})
+        passed = [b for b in left if last is not None and b < last.labels]
+        if last is not None and passed:
             raise ValueError(
                 f"budget={passed[0]}: {task.key(seed)} was measured up to {last.labels} labels "
                 "without it; use the budgets of the ledger, or name another study"
@@ -125,9 +126,9 @@ def units(task: Task, ledger: Ledger) -> list[Unit]:
             at.append((last.labels if last else 0, seed, last))
     out = []
     for _, same in groupby(sorted(at, key=lambda a: a[:2]), key=lambda a: a[0]):
-        same = list(same)
+        alike = list(same)
         out.append(
-            Unit(replace(task, seeds=tuple(s for _, s, _ in same)), tuple(p for *_, p in same))
+            Unit(replace(task, seeds=tuple(s for _, s, _ in alike)), tuple(p for *_, p in alike))
         )
     return out
 
@@ -265,9 +266,9 @@ def _collect(self: Sweep, pending: dict[Future, Unit]) -> None:
     "Writes the rounds that have ended, in one transaction"
     done = [f for f in pending if f.done()]
     broken = [
-        f.exception()
+        error
         for f in done
-        if not f.cancelled() and isinstance(f.exception(), BrokenExecutor)
+        if not f.cancelled() and isinstance(error := f.exception(), BrokenExecutor)
     ]
     if broken:
         raise broken[0]

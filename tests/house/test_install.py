@@ -48,6 +48,7 @@ def test_wheel_holds_code_scripts_data_and_weights(wheel):
         ".js",
         "mnist.npz",
         "MNIST.md",
+        "deffi_lab/py.typed",
         "vae_mnist_2.safetensors",
         "vae_mnist_16.safetensors",
         "methods/selection/boosting.py",

@@ -397,7 +397,8 @@ def duplicated(
 def duplicated_files(folder: str | Path, pattern: str = "*contour*.txt") -> list[tuple[str, str]]:
     """Pairs of contour files below `folder` with the same
     points under two patients, as paths relative to it"""
-    root, seen, pairs = Path(folder), defaultdict(list), []
+    root, pairs = Path(folder), []
+    seen: dict[bytes, list[Path]] = defaultdict(list)
     for path in sorted(root.rglob(pattern)):
         points = np.round(read_contour(path), 3)
         points = points[np.lexsort(points.T)] + 0.0  # wherever the pen began; no minus zero
