@@ -50,7 +50,7 @@ def peaks(
         m.enter(phase)
         m.step = 0
         m.learn(phase)  # moments and caches are there before the step that counts
-        m.optimiser.zero_grad()
+        m.fit.optimiser.zero_grad()
         with cuda_peak(device) if device == "cuda" else saved_bytes() as c:
             m.learn(phase)
         out[phase.name], m.step = c.peak, 0

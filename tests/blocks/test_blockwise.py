@@ -280,7 +280,7 @@ def test_finished_blocks_stand_still_in_a_run_taken_up_again():
 @pytest.mark.parametrize("mode", MODES)
 def test_counted_memory_is_what_a_real_step_saves(mode, monkeypatch):
     monkeypatch.setattr(
-        "deffi_lab.methods.blocks.train.bf16_is_fast", lambda device: False
+        "deffi_lab.core.train.bf16_is_fast", lambda device: False
     )  # counted in float32
     m = made(mode, knobs={"polish": 1})
     for phase in m.phases:

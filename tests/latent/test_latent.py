@@ -8,9 +8,10 @@ import torch
 
 from deffi_lab.core.knobs import knob_specs, set_knob
 from deffi_lab.core.pool import Pool
+from deffi_lab.core.step import bf16_is_fast
 from deffi_lab.core.store import load_state, save_state
 from deffi_lab.data.images import mnist, unit
-from deffi_lab.methods.latent.train import LatentKnobs, TrainVAE, bf16_is_fast
+from deffi_lab.methods.latent.train import LatentKnobs, TrainVAE
 from deffi_lab.nets.vae import VAE, elbo
 
 

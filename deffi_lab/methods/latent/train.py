@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ...core.knobs import check_knobs, knob
 from ...core.patch import patch
 from ...core.pool import Pool
-from ...core.step import Step, bf16_is_fast, make_generator
-from ...core.store import adam_state, load_adam, take_weights
+from ...core.step import Step, make_generator
+from ...core.train import Fit, full_precision
 from ...data.images import unit
 from ...nets.vae import VAE, elbo
 
@@ -30,7 +30,7 @@ class LatentKnobs:
     beta: float = knob(1.0, 0.0, 10.0, label="β", help="weight of the KL term")
     batch: int = knob(256, 16, 4096, scale="log", unit="images", help="images a minibatch")
 
-# %% ../../../nbs/methods/latent/train.ipynb #934faca8
+# %% ../../../nbs/methods/latent/train.ipynb #732e9eb4
 class TrainVAE:
     """Trains a VAE on `x` uint8 [n c h w] (or a `Pool`), a minibatch a step; metrics loss, recon,
     kl in nats.
@@ -67,10 +67,9 @@ class TrainVAE:
             )
         if epochs is not None and epochs < 1:
             raise ValueError(f"epochs={epochs}: at least 1, or None")
-        self.x, self.epochs, self.seed = x, epochs, seed
+        self.x, self.epochs, self.seed, self._bf16 = x, epochs, seed, bf16
         self.knobs = knobs if knobs is not None else LatentKnobs()
         check_knobs(self.knobs)
-        self.bf16 = bf16_is_fast(x.device) if bf16 is None else bf16
         self._options = (
             vae.options
             if vae is not None
@@ -85,73 +84,90 @@ class TrainVAE:
 
     def reset(self) -> None:
         "Back to fresh weights, the same for the same seed"
-        self.generator = make_generator(self.seed, self.x.device)
         self.vae = VAE(**self._options, generator=make_generator(self.seed)).to(self.x.device)
         if self._start is not None:
             self.vae.load_state_dict(self._start)
-        self.optimiser = self._adam()
-        self.index, self.cursor, self.order = 0, len(self.x), torch.empty(0, dtype=torch.int64)
+        self.cursor, self.order = len(self.x), torch.empty(0, dtype=torch.int64)
         self.epochs_begun = 0
-
-    def _adam(self) -> torch.optim.Adam:
-        "Adam, fused where the device has it"
-        return torch.optim.Adam(
-            self.vae.parameters(), lr=self.knobs.lr, fused=self.x.device.type in ("cpu", "cuda")
+        self.fit = Fit(
+            self.vae,
+            self.loss,
+            self.minibatch,
+            lr=self.knobs.lr,
+            optimiser="adam",
+            bf16=self._bf16,
+            generator=make_generator(self.seed, self.x.device),
         )
 
-    @property
-    def epoch(self) -> float:
-        "How often the images have been seen"
-        return (
-            max(0, self.epochs_begun - 1 + self.cursor / len(self.x)) if self.epochs_begun else 0.0
-        )
-
-    @property
-    def at_boundary(self) -> bool:
-        "True between two epochs"
-        return self.cursor >= len(self.x)
-
-# %% ../../../nbs/methods/latent/train.ipynb #4bed37b6
+# %% ../../../nbs/methods/latent/train.ipynb #89622503
 @patch
-def _minibatch(self: TrainVAE) -> UInt8[Tensor, "b c h w"]:
-    "The next images of the epoch's random order; a new order where it is used up"
+@property
+def epoch(self: TrainVAE) -> float:
+    "How often the images have been seen"
+    if not self.epochs_begun:
+        return 0.0
+    return max(0, self.epochs_begun - 1 + self.cursor / len(self.x))
+
+
+@patch
+@property
+def at_boundary(self: TrainVAE) -> bool:
+    "True between two epochs"
+    return self.cursor >= len(self.x)
+
+
+@patch
+def minibatch(self: TrainVAE, rng: torch.Generator) -> Float[Tensor, "b c h w"]:
+    "The next images of the epoch's random order, in 0..1; a new order where it is used up"
     if self.cursor >= len(self.x):
-        self.order = torch.randperm(len(self.x), generator=self.generator, device=self.x.device)
+        self.order = torch.randperm(len(self.x), generator=rng, device=self.x.device)
         self.cursor, self.epochs_begun = 0, self.epochs_begun + 1
     chosen = self.order[self.cursor : self.cursor + self.knobs.batch]
     self.cursor += len(chosen)
-    return self.x.index_select(0, chosen)
+    return unit(self.x.index_select(0, chosen))
+
+# %% ../../../nbs/methods/latent/train.ipynb #15de3700
+@patch
+def loss(self: TrainVAE, x01: Float[Tensor, "b c h w"]) -> tuple[Tensor, dict[str, Tensor]]:
+    "The negative ELBO of a minibatch, and its two parts, in nats"
+    logits, mu, logvar = self.vae(x01, self.fit.generator)
+    with full_precision(x01):
+        loss, recon, kl = elbo(logits, x01, mu, logvar, self.knobs.beta)
+    return loss, {"recon": recon, "kl": kl}
+
+
+@patch
+@property
+def index(self: TrainVAE) -> int:
+    "Steps done"
+    return self.fit.index
+
+
+@patch
+@property
+def bf16(self: TrainVAE) -> bool:
+    "Whether matrix products are in bfloat16"
+    return self.fit.bf16
 
 
 @patch
 def __iter__(self: TrainVAE) -> Iterator[Step]:
     "One step a minibatch, from the present state on"
+    steps = iter(self.fit)
     while self.epochs is None or not self.at_boundary or self.epochs_begun < self.epochs:
-        self.optimiser.param_groups[0]["lr"] = self.knobs.lr
-        x01 = unit(self._minibatch())
-        with torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.bf16):
-            logits, mu, logvar = self.vae(x01, self.generator)
-        loss, recon, kl = elbo(logits, x01, mu, logvar, self.knobs.beta)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        self.index += 1
-        values = torch.stack([loss.detach(), recon.detach(), kl.detach()]).tolist()
-        yield Step(self.index, "train", dict(zip(("loss", "recon", "kl"), values)))
+        self.fit.lr = self.knobs.lr
+        yield next(steps)
 
-# %% ../../../nbs/methods/latent/train.ipynb #35ce6013
+# %% ../../../nbs/methods/latent/train.ipynb #e4c0d8f6
 @patch
 def state_dict(self: TrainVAE) -> dict:
     "Weights, Adam's moments, the epoch's order and place in it, the generator"
     return {
-        "vae": dict(self.vae.state_dict()),
-        "adam": adam_state(self.optimiser),
+        "fit": self.fit.state_dict(),
         "order": self.order,
         "cursor": self.cursor,
-        "index": self.index,
         "epochs_begun": self.epochs_begun,
         "bf16": self.bf16,
-        "generator": self.generator.get_state(),
     }
 
 
@@ -163,16 +179,6 @@ def load_state_dict(self: TrainVAE, state: dict) -> None:
             f"the state is of {len(state['order'])} images, this set has {len(self.x)}: use "
             f"the same"
         )
-    try:
-        take_weights(self.vae, state["vae"])
-    except RuntimeError as e:
-        raise ValueError(f"the state is of another network than {self._options}") from e
-    self.optimiser = self._adam()
-    load_adam(self.optimiser, state["adam"])
-    self.order, self.cursor, self.index = (
-        state["order"].to(self.x.device),
-        state["cursor"],
-        state["index"],
-    )
-    self.epochs_begun, self.bf16 = state["epochs_begun"], state["bf16"]
-    self.generator.set_state(state["generator"])
+    self.fit.load_state_dict(state["fit"])
+    self.order, self.cursor = state["order"].to(self.x.device), state["cursor"]
+    self.epochs_begun, self.fit.bf16 = state["epochs_begun"], state["bf16"]
