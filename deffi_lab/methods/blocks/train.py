@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODES', 'PLACE', 'softened', 'assign_folds', 'crops', 'Phase', 'reference', 'block_loss', 'whole_loss', 'BlockKnobs',
-           'raised', 'Measured', 'check_scans', 'TrainBlocks']
+           'raised', 'Measured', 'check_scans', 'TrainBlocks', 'rise_and_fall']
 
 # %% ../../../nbs/methods/blocks/train.ipynb #ecaaca53
 import math
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...core.knobs import check_knobs, knob
-from ...core.step import Step, bf16_is_fast, make_generator
-from ...core.store import adam_state, load_adam, save_state, take_weights
+from ...core.patch import patch
+from ...core.step import Step, make_generator
+from ...core.store import save_state, take_weights
+from ...core.train import Fit, shares
 from ...nets.augment import augment_scans
 from ...nets.blocks import Blocks, State, onehot, scan_loss
 from ...nets.memory import saved_bytes
@@ -33,8 +36,8 @@ from ...numeric.regrid import pooled
 
 # %% ../../../nbs/methods/blocks/train.ipynb #928c5cb2
 def softened(below: State, amount: float, generator: torch.Generator | None = None) -> State:
-    """What a block hears while it learns: logits weakened by up to `amount` (0..1) and disturbed,
-    features left out.
+    """The input from below while a block learns: logits weakened by up to `amount` (0..1)
+    and disturbed, features left out.
 
     The disturbance is smooth, up to `2 amount` logits strong; `amount / 2` of the features go.
     """
@@ -53,9 +56,9 @@ def softened(below: State, amount: float, generator: torch.Generator | None = No
     noise = F.interpolate(
         noise, size=below.logits.shape[2:], mode="bilinear" if len(ones) == 2 else "trilinear"
     )
-    kept = (draw(n, w, *ones) >= amount / 2) / (1 - amount / 2)
+    mask = (draw(n, w, *ones) >= amount / 2) / (1 - amount / 2)
     return State(
-        below.logits * (1 - amount * draw(n, 1, *ones)) + 2 * amount * noise, below.features * kept
+        below.logits * (1 - amount * draw(n, 1, *ones)) + 2 * amount * noise, below.features * mask
     )
 
 
@@ -103,7 +106,7 @@ class Phase(NamedTuple):
 def reference(
     nets: list[Blocks], b: int, image: Float[Tensor, "n m *s"], fold: Int[Tensor, "n"]
 ) -> State:
-    """What the block below `b` says, at its own resolution;
+    """The prediction of the block below `b`, at its own resolution;
     of each image by the net of its fold (0: the one to keep)"""
     chains = fold.unique().tolist() if len(nets) > 1 else [0]
     if len(chains) == 1:
@@ -220,7 +223,7 @@ def check_scans(train: Any, scale: int) -> None:
     if int(label.max()) > 3:
         raise ValueError(f"label {int(label.max())}: levels are 0..3, see data.scans.nested")
 
-# %% ../../../nbs/methods/blocks/train.ipynb #967f36b9
+# %% ../../../nbs/methods/blocks/train.ipynb #11f272be
 class TrainBlocks:
     """Trains blocks (or a rival) on labelled scans, a minibatch a step; the order and what is
     frozen are the `mode`.
@@ -311,228 +314,266 @@ class TrainBlocks:
         if self.budget:
             factor = self.budget / sum(self.cost(p) * p.steps for p in self.phases)
             self.phases = [p._replace(steps=max(1, round(p.steps * factor))) for p in self.phases]
-        self.index, self.phase, self.step, self.looked, self.optimiser = 0, 0, 0, 0, None
+        self.index, self.phase, self.step, self.looked, self.fit = 0, 0, 0, 0, None
         self.work, self.seconds, self.losses, self.curve, self.at_boundary = 0, 0.0, [], [], True
 
-    def plan(self) -> list[Phase]:
-        "The phases, in order"
-        kn, last = self.knobs, len(self.scales) - 1
-        if self.mode != "greedy":
-            return [Phase(self.mode, None, 0, kn.steps)]
-        out = []
-        for b, (scale, pace) in enumerate(zip(self.scales, self.pace)):
-            name, steps = f"block {b + 1}/{last + 1}", max(1, round(kn.steps * pace))
-            chains = range(1 + (self.folds if b < last else 0))
-            out += [Phase(name + f", fold {k}/{self.folds}" * (k > 0), b, k, steps) for k in chains]
-        return out + [Phase("polish", None, 0, kn.polish)] * (kn.polish > 0)
+# %% ../../../nbs/methods/blocks/train.ipynb #35a23c7c
+@patch
+def plan(self: TrainBlocks) -> list[Phase]:
+    "The phases, in order"
+    kn, last = self.knobs, len(self.scales) - 1
+    if self.mode != "greedy":
+        return [Phase(self.mode, None, 0, kn.steps)]
+    out = []
+    for b, (scale, pace) in enumerate(zip(self.scales, self.pace)):
+        name, steps = f"block {b + 1}/{last + 1}", max(1, round(kn.steps * pace))
+        chains = range(1 + (self.folds if b < last else 0))
+        out += [Phase(name + f", fold {k}/{self.folds}" * (k > 0), b, k, steps) for k in chains]
+    return out + [Phase("polish", None, 0, kn.polish)] * (kn.polish > 0)
 
-    @property
-    def net(self) -> nn.Module:
-        "The network that is kept"
-        return self.nets[0]
 
-    @property
-    def active(self) -> int | None:
-        "The block that learns now; None where all do, or none any more"
-        return self.phases[self.phase].block if self.phase < len(self.phases) else None
+@patch
+@property
+def net(self: TrainBlocks) -> nn.Module:
+    "The network that is the result"
+    return self.nets[0]
 
-    @property
-    def trained(self) -> int:
-        "How many blocks have begun to learn, coarse first"
-        if self.mode == "unet":
-            return 1
-        return len(self.scales) if self.active is None else self.active + 1
 
-    def loss(
-        self,
-        nets: list[nn.Module],
-        phase: Phase,
-        image: Tensor,
-        share: Tensor,
-        fold: Tensor,
-        corner: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, ""]:
-        "The loss of a phase on augmented images and their shares of levels"
-        if phase.block is None:
-            return whole_loss(nets[0], image, share, self.mode)
-        tile = self.tile // self.scales[-1] if phase.block == len(self.scales) - 1 else 0
-        return block_loss(
-            nets, phase, image, share, fold, self.knobs.soften, tile, corner, generator
+@patch
+@property
+def active(self: TrainBlocks) -> int | None:
+    "The block that learns now; None where all do, or none any more"
+    return self.phases[self.phase].block if self.phase < len(self.phases) else None
+
+
+@patch
+@property
+def trained(self: TrainBlocks) -> int:
+    "How many blocks have begun to learn, coarse first"
+    if self.mode == "unet":
+        return 1
+    return len(self.scales) if self.active is None else self.active + 1
+
+# %% ../../../nbs/methods/blocks/train.ipynb #8a87415e
+@patch
+def loss(
+    self: TrainBlocks,
+    nets: list[nn.Module],
+    phase: Phase,
+    image: Tensor,
+    share: Tensor,
+    fold: Tensor,
+    corner: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, ""]:
+    "The loss of a phase on augmented images and their shares of levels"
+    if phase.block is None:
+        return whole_loss(nets[0], image, share, self.mode)
+    tile = self.tile // self.scales[-1] if phase.block == len(self.scales) - 1 else 0
+    return block_loss(nets, phase, image, share, fold, self.knobs.soften, tile, corner, generator)
+
+
+@patch
+def cost(self: TrainBlocks, phase: Phase) -> int:
+    """FLOPs of a step, counted once on tensors without
+    values; `.memory` gets its peak of saved bytes in float32"""
+    key = phase.name, self.knobs.batch
+    if key not in self.costs:
+        net = deepcopy(self.net).to("meta").train().requires_grad_(True)
+        image = torch.empty(self.knobs.batch, *self.train.image.shape[1:], device="meta")
+        share = torch.empty(self.knobs.batch, 4, *self.train.image.shape[2:], device="meta")
+        corner = torch.zeros(self.knobs.batch, image.ndim - 2, dtype=torch.int64)
+        with FlopCounterMode(display=False) as flops, saved_bytes() as m:
+            self.loss([net], phase._replace(chain=0), image, share, corner, corner).backward()
+        self.costs[key], self.memory[phase.name] = flops.get_total_flops(), m.peak
+    return self.costs[key]
+
+# %% ../../../nbs/methods/blocks/train.ipynb #487ebfac
+def rise_and_fall(step: int, steps: int, rise: int = 20) -> float:
+    "The share of the learning rate that a step (from 0) takes: a short rise, then half a cosine"
+    return min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@patch
+def enter(self: TrainBlocks, phase: Phase) -> None:
+    "Freezes everything but what learns in this phase, and begins its training"
+    net = self.nets[phase.chain]
+    self.learns = net if phase.block is None else net.parts(phase.block)
+    for other in self.nets:
+        other.eval().requires_grad_(False)
+    self.learns.train().requires_grad_(True)
+    self.fit = Fit(
+        self.learns,
+        partial(self._loss_of, phase),
+        partial(self.draw, phase),
+        steps=phase.steps,
+        lr=self.top(phase),
+        schedule=shares(partial(rise_and_fall, steps=phase.steps)),
+        weight_decay=1e-4,
+        generator=self.generator,
+        fused=False,
+        phase=phase.name,
+    )
+
+
+@patch
+def top(self: TrainBlocks, phase: Phase) -> float:
+    "The learning rate at the top of a phase, by the knobs as they stand"
+    return self.knobs.lr * (self.knobs.gentle if phase.name == "polish" else 1.0)
+
+# %% ../../../nbs/methods/blocks/train.ipynb #ec406a1b
+@patch
+def draw(self: TrainBlocks, phase: Phase, rng: torch.Generator) -> tuple[Tensor, ...]:
+    "An augmented batch: images, shares of levels, folds, and the corners of the pieces"
+    batch = self.knobs.batch
+    mine = torch.arange(len(self.fold), device=self.device)
+    if phase.chain:
+        mine = mine[self.fold != phase.chain]
+    i = mine[torch.randint(0, len(mine), (batch,), generator=rng, device=self.device)]
+    image, share = augment_scans(self.train.image[i], onehot(self.train.label[i]), rng)
+    sides = torch.tensor(image.shape[2:], device=self.device) // self.scales[-1]
+    room = sides - self.tile // self.scales[-1]
+    corner = torch.rand(batch, len(room), generator=rng, device=self.device) * (room + 1)
+    if image.ndim == 4:
+        image = image.contiguous(memory_format=torch.channels_last)
+    return image, share, self.fold[i], corner.long()
+
+
+@patch
+def _loss_of(self: TrainBlocks, phase: Phase, batch: tuple[Tensor, ...]) -> Tensor:
+    "The loss of a phase on a batch that was drawn"
+    return self.loss(self.nets, phase, *batch, self.generator)
+
+
+@patch
+def learn(self: TrainBlocks, phase: Phase) -> Step:
+    "One minibatch"
+    began = time.perf_counter()
+    self.fit.lr = self.top(phase)
+    loss = self.fit.report([self.fit.learn()]).metrics["loss"]
+    self.losses.append(loss)
+    self.index, self.step = self.index + 1, self.step + 1
+    self.work += self.cost(phase)
+    self.seconds += time.perf_counter() - began
+    return Step(self.index, phase.name, {"loss": loss, "work": float(self.work)})
+
+# %% ../../../nbs/methods/blocks/train.ipynb #fce5cf0f
+@patch
+def __iter__(self: TrainBlocks) -> Iterator[Step]:
+    """A step a minibatch, from the present state on; looks
+    at the test scans lie between, a few scans a step"""
+    while self.phase < len(self.phases):
+        phase = self.phases[self.phase]
+        if self.fit is None:
+            self.enter(phase)
+        due = self.step == phase.steps or (self.every and self.index % self.every == 0)
+        if due and self.test is not None and self.looked < self.index:
+            yield from self.look(phase)
+        elif self.step < phase.steps:
+            yield self.learn(phase)
+        else:
+            self.leave(phase)
+    yield Step(self.index, "done", {"work": float(self.work)})
+
+
+@patch
+def leave(self: TrainBlocks, phase: Phase) -> None:
+    "Ends a phase: what has learned is frozen, and saved where there is a `checkpoint` folder"
+    self.learns.eval().requires_grad_(False)
+    self.phase, self.step, self.fit = self.phase + 1, 0, None
+    if self.checkpoint is not None:
+        save_state(self.checkpoint / f"phase_{self.phase:02d}.safetensors", self.state_dict())
+
+# %% ../../../nbs/methods/blocks/train.ipynb #9239ecf9
+@patch
+def look(self: TrainBlocks, phase: Phase, piece: int = 4) -> Iterator[Step]:
+    "Measures on the test scans, `piece` a step, and adds to the curve"
+    parts = []
+    for i in range(0, len(self.test.image), piece):
+        parts.append(self.measure(self.test, range(i, min(i + piece, len(self.test.image)))))
+        self.at_boundary = i + piece >= len(self.test.image)
+        if not self.at_boundary:
+            yield Step(self.index, "look", {})
+    dice, sensitivity = (torch.cat(x, 1).nanmean(1).tolist() for x in zip(*parts))
+    self.looked = self.index
+    self.curve.append(
+        {
+            "index": self.index,
+            "phase": phase.name,
+            "work": self.work,
+            "seconds": self.seconds,
+            "dice": dice,
+            "sensitivity": sensitivity,
+        }
+    )
+    yield Step(self.index, "look", dict(zip(("WT", "TC", "ET"), dice[-1])))
+
+
+@patch
+@torch.no_grad()
+def predict(self: TrainBlocks, image: Float[Tensor, "n m *s"]) -> list[Tensor]:
+    "Shares of the levels [n 4 *t] from each block that has begun to learn, at its resolution"
+    self.net.eval()
+    out = (
+        [self.net(image)]
+        if self.mode == "unet"
+        else [s.logits for s in self.net(image, upto=self.trained)]
+    )
+    if self.fit is not None:
+        self.learns.train()
+    return [x.softmax(1) for x in out]
+
+
+@patch
+def measure(self: TrainBlocks, test: Any, rows: range | None = None) -> Measured:
+    """Dice and sensitivity of each block that has
+    begun to learn, on all test scans or some `rows`"""
+    rows = list(rows if rows is not None else range(len(test.image)))
+    label, values = test.label[rows], []
+    for share in self.predict(test.image[rows]):
+        values.append(scores(raised(share, label.shape[1:]), label))
+    return Measured(*(torch.stack(x) for x in zip(*values)))
+
+# %% ../../../nbs/methods/blocks/train.ipynb #dd2bab2c
+@patch
+def state_dict(self: TrainBlocks) -> dict:
+    "Weights of all nets, Adam's moments, place, curve, the generator"
+    return {
+        "nets": [{k: v.clone() for k, v in net.state_dict().items()} for net in self.nets],
+        "fit": None if self.fit is None else self.fit.state_dict(weights=False),
+        "plan": [list(p) for p in self.phases],
+        "scans": len(self.fold),
+        "curve": deepcopy(self.curve),
+        "losses": torch.tensor(self.losses, dtype=torch.float64),
+        "memory": dict(self.memory),
+        "generator": self.generator.get_state(),
+    } | {k: getattr(self, k) for k in PLACE}
+
+
+@patch
+def load_state_dict(self: TrainBlocks, state: dict) -> None:
+    "Takes up a state; ValueError where it is of another plan, net or number of scans"
+    if state["scans"] != len(self.fold) or state["plan"] != [list(p) for p in self.phases]:
+        here = f"{len(self.fold)} scans, {[p.name for p in self.phases]}"
+        raise ValueError(
+            f"the state is of {state['scans']} scans, {[p[0] for p in state['plan']]}, here "
+            f"are "
+            f"{here}: use the same scans, mode and knobs"
         )
-
-    def cost(self, phase: Phase) -> int:
-        """FLOPs of a step, counted once on tensors without
-        values; `.memory` gets its peak of saved bytes in float32"""
-        key = phase.name, self.knobs.batch
-        if key not in self.costs:
-            net = deepcopy(self.net).to("meta").train().requires_grad_(True)
-            image = torch.empty(self.knobs.batch, *self.train.image.shape[1:], device="meta")
-            share = torch.empty(self.knobs.batch, 4, *self.train.image.shape[2:], device="meta")
-            corner = torch.zeros(self.knobs.batch, image.ndim - 2, dtype=torch.int64)
-            with FlopCounterMode(display=False) as flops, saved_bytes() as m:
-                self.loss([net], phase._replace(chain=0), image, share, corner, corner).backward()
-            self.costs[key], self.memory[phase.name] = flops.get_total_flops(), m.peak
-        return self.costs[key]
-
-    def enter(self, phase: Phase) -> None:
-        "Freezes everything but what learns in this phase"
-        net = self.nets[phase.chain]
-        learns = net if phase.block is None else net.parts(phase.block)
-        for other in self.nets:
-            other.eval().requires_grad_(False)
-        learns.train().requires_grad_(True)
-        self.learns, self.optimiser = (
-            learns,
-            torch.optim.AdamW(learns.parameters(), lr=1.0, weight_decay=1e-4),
-        )
-
-    def rate(self, phase: Phase) -> float:
-        "The learning rate of the coming step: a short rise, then half a cosine"
-        top = self.knobs.lr * (self.knobs.gentle if phase.name == "polish" else 1.0)
-        return (
-            top
-            * min(1.0, (self.step + 1) / 20)
-            * 0.5
-            * (1 + math.cos(math.pi * self.step / phase.steps))
-        )
-
-    def learn(self, phase: Phase) -> Step:
-        "One minibatch"
-        began, kn, g = time.perf_counter(), self.knobs, self.generator
-        mine = torch.arange(len(self.fold), device=self.device)
-        if phase.chain:
-            mine = mine[self.fold != phase.chain]
-        i = mine[torch.randint(0, len(mine), (kn.batch,), generator=g, device=self.device)]
-        image, share = augment_scans(self.train.image[i], onehot(self.train.label[i]), g)
-        room = (
-            torch.tensor(image.shape[2:], device=self.device) // self.scales[-1]
-            - self.tile // self.scales[-1]
-        )
-        corner = (
-            torch.rand(kn.batch, len(room), generator=g, device=self.device) * (room + 1)
-        ).long()
-        if image.ndim == 4:
-            image = image.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16_is_fast(self.device)):
-            loss = self.loss(self.nets, phase, image, share, self.fold[i], corner, g)
-        self.optimiser.param_groups[0]["lr"] = self.rate(phase)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        self.losses.append(float(loss.detach()))
-        self.index, self.step, self.work = (
-            self.index + 1,
-            self.step + 1,
-            self.work + self.cost(phase),
-        )
-        self.seconds += time.perf_counter() - began
-        return Step(self.index, phase.name, {"loss": self.losses[-1], "work": float(self.work)})
-
-    def __iter__(self) -> Iterator[Step]:
-        """A step a minibatch, from the present state on; looks
-        at the test scans lie between, a few scans a step"""
-        while self.phase < len(self.phases):
-            phase = self.phases[self.phase]
-            if self.optimiser is None:
-                self.enter(phase)
-            due = self.step == phase.steps or (self.every and self.index % self.every == 0)
-            if due and self.test is not None and self.looked < self.index:
-                yield from self.look(phase)
-            elif self.step < phase.steps:
-                yield self.learn(phase)
-            else:
-                self.leave(phase)
-        yield Step(self.index, "done", {"work": float(self.work)})
-
-    def leave(self, phase: Phase) -> None:
-        "Ends a phase: what has learned is frozen, and saved where there is a `checkpoint` folder"
-        self.learns.eval().requires_grad_(False)
-        self.phase, self.step, self.optimiser = self.phase + 1, 0, None
-        if self.checkpoint is not None:
-            save_state(self.checkpoint / f"phase_{self.phase:02d}.safetensors", self.state_dict())
-
-    def look(self, phase: Phase, piece: int = 4) -> Iterator[Step]:
-        "Measures on the test scans, `piece` a step, and adds to the curve"
-        found = []
-        for i in range(0, len(self.test.image), piece):
-            found.append(self.measure(self.test, range(i, min(i + piece, len(self.test.image)))))
-            self.at_boundary = i + piece >= len(self.test.image)
-            if not self.at_boundary:
-                yield Step(self.index, "look", {})
-        dice, sensitivity = (torch.cat(x, 1).nanmean(1).tolist() for x in zip(*found))
-        self.looked = self.index
-        self.curve.append(
-            {
-                "index": self.index,
-                "phase": phase.name,
-                "work": self.work,
-                "seconds": self.seconds,
-                "dice": dice,
-                "sensitivity": sensitivity,
-            }
-        )
-        yield Step(self.index, "look", dict(zip(("WT", "TC", "ET"), dice[-1])))
-
-    @torch.no_grad()
-    def predict(self, image: Float[Tensor, "n m *s"]) -> list[Tensor]:
-        "Shares of the levels [n 4 *t] from each block that has begun to learn, at its resolution"
-        self.net.eval()
-        out = (
-            [self.net(image)]
-            if self.mode == "unet"
-            else [s.logits for s in self.net(image, upto=self.trained)]
-        )
-        if self.optimiser is not None:
-            self.learns.train()
-        return [x.softmax(1) for x in out]
-
-    def measure(self, test: Any, rows: range | None = None) -> Measured:
-        """Dice and sensitivity of each block that has
-        begun to learn, on all test scans or some `rows`"""
-        rows = list(rows if rows is not None else range(len(test.image)))
-        label, found = test.label[rows], []
-        for share in self.predict(test.image[rows]):
-            found.append(scores(raised(share, label.shape[1:]), label))
-        return Measured(*(torch.stack(x) for x in zip(*found)))
-
-    def state_dict(self) -> dict:
-        "Weights of all nets, Adam's moments, place, curve, the generator"
-        adam = {} if self.optimiser is None else adam_state(self.optimiser)
-        return {
-            "nets": [{k: v.clone() for k, v in net.state_dict().items()} for net in self.nets],
-            "adam": adam,
-            "plan": [list(p) for p in self.phases],
-            "scans": len(self.fold),
-            "curve": deepcopy(self.curve),
-            "losses": torch.tensor(self.losses, dtype=torch.float64),
-            "memory": dict(self.memory),
-            "generator": self.generator.get_state(),
-        } | {k: getattr(self, k) for k in PLACE}
-
-    def load_state_dict(self, state: dict) -> None:
-        "Takes up a state; ValueError where it is of another plan, net or number of scans"
-        if state["scans"] != len(self.fold) or state["plan"] != [list(p) for p in self.phases]:
-            here = f"{len(self.fold)} scans, {[p.name for p in self.phases]}"
-            raise ValueError(
-                f"the state is of {state['scans']} scans, {[p[0] for p in state['plan']]}, here "
-                f"are "
-                f"{here}: use the same scans, mode and knobs"
-            )
-        try:
-            for net, saved in zip(self.nets, state["nets"], strict=True):
-                take_weights(net, saved)
-        except (RuntimeError, ValueError) as e:
-            raise ValueError(f"the state is of another net than {self.options}") from e
-        for k in PLACE:
-            setattr(self, k, state[k])
-        self.losses, self.curve, self.memory = (
-            state["losses"].tolist(),
-            deepcopy(state["curve"]),
-            dict(state["memory"]),
-        )
-        self.generator.set_state(state["generator"])
-        self.optimiser, self.at_boundary = None, True
-        if self.step and self.phase < len(self.phases):
-            self.enter(self.phases[self.phase])
-            load_adam(self.optimiser, state["adam"])
+    try:
+        for net, saved in zip(self.nets, state["nets"], strict=True):
+            take_weights(net, saved)
+    except (RuntimeError, ValueError) as e:
+        raise ValueError(f"the state is of another net than {self.options}") from e
+    for k in PLACE:
+        setattr(self, k, state[k])
+    self.losses, self.curve, self.memory = (
+        state["losses"].tolist(),
+        deepcopy(state["curve"]),
+        dict(state["memory"]),
+    )
+    self.generator.set_state(state["generator"])
+    self.fit, self.at_boundary = None, True
+    if state["fit"] is not None and self.phase < len(self.phases):
+        self.enter(self.phases[self.phase])
+        self.fit.load_state_dict(state["fit"])
