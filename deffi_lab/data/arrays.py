@@ -227,7 +227,7 @@ def _read_image(path: Path, mode: str, size: int | None) -> np.ndarray:
     except (OSError, SyntaxError, ValueError) as e:
         raise ValueError(f"{path}: not a whole image ({e}); repair or remove it") from e
 
-
+# %% ../../nbs/data/arrays.ipynb #4ff1cd17
 def _read_folder(
     root: Path, classes: list[str], mode: str, size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -283,7 +283,7 @@ def from_folder(
         x, y, *test, names=classes, test_share=test_share, seed=seed, title=root.name
     )
 
-
+# %% ../../nbs/data/arrays.ipynb #48409503
 def _gather(dataset: Any, part: str) -> tuple[Tensor, Tensor]:
     "Every (image, label) of a map-style dataset, once"
     images, labels = [], []

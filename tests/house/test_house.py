@@ -33,13 +33,9 @@ CELL = 110  # lines of an exported cell
 BANNED = set("said told found kept whose chance heard luck gone going bout purchase".split())
 RESHAPED = (  # parts that are written anew at present: their cells and words are not held yet
     "core/ledger",
-    "data/arrays",
-    "data/brain/growth",
-    "data/heart/readers",
     "labs/selection/boosting",
     "methods/blocks/train",
     "methods/selection/fewest",
-    "nets/blocks",
     "study/evidence",
     "study/live",
 )

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ...core.patch import patch
 from ...numeric.regrid import by_dims
 
 # %% ../../../nbs/data/brain/growth.ipynb #9085ed2d
@@ -211,45 +212,51 @@ class Growth:
         peak = 2 * (c.ndim - 1) * self.D.flatten(1).amax(1) / self.spacing**2 + self.rho
         self.longest = (0.9 / peak.clamp_min(1e-9)).cpu()  # days, .9 of what is stable
 
-    def advance(self, days: float | Tensor) -> Float[Tensor, "n *s"]:
-        "c after `days` more (one number, or one a case), in equal stable steps"
-        span = _each(days, len(self.c), "days", self.c.device)
-        steps = (span.cpu() / self.longest).ceil().long().clamp_min(1)
-        self.c = (self._compiled if self.compile else self._torch)(span.cpu(), steps)
-        self.days = self.days + span
-        return self.c
-
-    def _compiled(self, span: Tensor, steps: Tensor) -> Tensor:
-        "Case by case on the CPU, as many at once as torch has threads"
-        out = torch.empty_like(self.c)
-
-        def one(i: int) -> None:
-            k = int(steps[i])
-            dt = float(span[i]) / k
-            weights = [(f[0] * (dt / self.spacing**2)).numpy() for f in faces(self.D[i : i + 1])]
-            c, inside = self.c[i].numpy(), self.inside[i].numpy()
-            out[i] = torch.from_numpy(_run(c, inside, weights, dt * float(self.rho[i]), k))
-
-        with ThreadPoolExecutor(min(torch.get_num_threads(), len(out))) as workers:
-            list(workers.map(one, range(len(out))))
-        return out
-
-    def _torch(self, span: Tensor, steps: Tensor) -> Tensor:
-        "All cases together, those with most steps first: who has done its steps drops out"
-        steps, order = steps.sort(descending=True)
-        there, shape = order.to(self.c.device), (-1, *[1] * (self.c.ndim - 1))
-        dt = (span[order] / steps).to(self.c.device).view(shape)
-        weights, gain = (
-            [f * dt / self.spacing**2 for f in faces(self.D[there])],
-            dt * self.rho[there].view(shape),
-        )
-        c = self.c[there]
-        ends = [int((steps > k).sum()) for k in range(int(steps[0]))]
-        for m in ends:
-            c[:m] = _step_torch(c[:m], [w[:m] for w in weights], gain[:m])
-        return torch.empty_like(c).index_copy_(0, there, c)
+# %% ../../../nbs/data/brain/growth.ipynb #3ebfdf3d
+@patch
+def advance(self: Growth, days: float | Tensor) -> Float[Tensor, "n *s"]:
+    "c after `days` more (one number, or one a case), in equal stable steps"
+    span = _each(days, len(self.c), "days", self.c.device)
+    steps = (span.cpu() / self.longest).ceil().long().clamp_min(1)
+    self.c = (self._compiled if self.compile else self._torch)(span.cpu(), steps)
+    self.days = self.days + span
+    return self.c
 
 
+@patch
+def _compiled(self: Growth, span: Tensor, steps: Tensor) -> Tensor:
+    "Case by case on the CPU, as many at once as torch has threads"
+    out = torch.empty_like(self.c)
+
+    def one(i: int) -> None:
+        k = int(steps[i])
+        dt = float(span[i]) / k
+        weights = [(f[0] * (dt / self.spacing**2)).numpy() for f in faces(self.D[i : i + 1])]
+        c, inside = self.c[i].numpy(), self.inside[i].numpy()
+        out[i] = torch.from_numpy(_run(c, inside, weights, dt * float(self.rho[i]), k))
+
+    with ThreadPoolExecutor(min(torch.get_num_threads(), len(out))) as workers:
+        list(workers.map(one, range(len(out))))
+    return out
+
+# %% ../../../nbs/data/brain/growth.ipynb #e9bf0c8b
+@patch
+def _torch(self: Growth, span: Tensor, steps: Tensor) -> Tensor:
+    "All cases together, those with most steps first: who has done its steps drops out"
+    steps, order = steps.sort(descending=True)
+    there, shape = order.to(self.c.device), (-1, *[1] * (self.c.ndim - 1))
+    dt = (span[order] / steps).to(self.c.device).view(shape)
+    weights, gain = (
+        [f * dt / self.spacing**2 for f in faces(self.D[there])],
+        dt * self.rho[there].view(shape),
+    )
+    c = self.c[there]
+    ends = [int((steps > k).sum()) for k in range(int(steps[0]))]
+    for m in ends:
+        c[:m] = _step_torch(c[:m], [w[:m] for w in weights], gain[:m])
+    return torch.empty_like(c).index_copy_(0, there, c)
+
+# %% ../../../nbs/data/brain/growth.ipynb #9b271560
 def grow(
     c0: Float[Tensor, "n *s"],
     D: Float[Tensor, "n *s"],
