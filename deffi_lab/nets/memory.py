@@ -49,7 +49,7 @@ class SavedBytes:
 
 
 class Held:
-    "A tensor in the graph; says so to the counter when it is let go"
+    "A tensor in the graph; tells its counter when it is released"
 
     __slots__ = ("counter", "tensor", "key", "size")
 
@@ -125,7 +125,7 @@ def training_bytes(step: Callable[[], Any], device: torch.device | str = "cpu") 
 
 # %% ../../nbs/nets/memory.ipynb #e0768d70
 def recomputed(part: Callable[..., Any], *inputs: Any) -> Any:
-    """`part(*inputs)`, kept as its inputs only and computed
+    """`part(*inputs)`, stored as its inputs only and computed
     again in the backward pass (Chen et al., arXiv:1604.06174)"""
     ticket = torch.empty(
         0, requires_grad=True

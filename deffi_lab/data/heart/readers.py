@@ -114,13 +114,13 @@ def _patient(path: Path, root: Path) -> str:
     """The patient in a path: a Sunnybrook name, else the
     folder above the contours, else the file's folder"""
     inside = path.relative_to(root)
-    found = _PATIENT.findall(str(inside)) or _PATIENT.findall(root.name)
+    names = _PATIENT.findall(str(inside)) or _PATIENT.findall(root.name)
     folders = [
         p
         for p in (root.name, *inside.parts[:-1])
         if not re.search("contour|expert|cine|dicom", p, re.I)
     ]
-    return found[-1] if found else (folders or [root.name])[-1]
+    return names[-1] if names else (folders or [root.name])[-1]
 
 
 def _numbered(root: Path) -> dict[tuple[str, int], list[Path]]:
@@ -159,7 +159,7 @@ def _dicom(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
     row, column = map(float, d.PixelSpacing)
     return pixels.astype(np.float32), (row, column)
 
-
+# %% ../../../nbs/data/heart/readers.ipynb #2bf02465
 def sunnybrook(
     folder: str | Path,
     size: int = 96,
@@ -189,15 +189,17 @@ def sunnybrook(
         if not numbers:
             raise ValueError(f"{text}: the name must end in SERIES-NUMBER-{contour}...txt")
         patient = _patient(text, root)
-        found = images.get((patient, int(numbers[2])), [])
-        if len(found) > 1:
-            found = [p for p in found if re.search(rf"{numbers[1]}-{numbers[2]}$", p.stem)] or found
-        if len(found) != 1:
+        matches = images.get((patient, int(numbers[2])), [])
+        if len(matches) > 1:
+            matches = [
+                p for p in matches if re.search(rf"{numbers[1]}-{numbers[2]}$", p.stem)
+            ] or matches
+        if len(matches) != 1:
             raise FileNotFoundError(
-                f"{text}: {len(found)} DICOM images of {patient} with number "
+                f"{text}: {len(matches)} DICOM images of {patient} with number "
                 f"{int(numbers[2])}: one is needed"
             )
-        pixels, mm = _dicom(found[0])
+        pixels, mm = _dicom(matches[0])
         other = text.with_name(text.name.replace("icontour", "ocontour"))
         outer = (
             _filled(other, pixels.shape, origin)
@@ -249,15 +251,15 @@ def _chosen(mask: np.ndarray, labels: Sequence[int] | None, where: Path) -> np.n
     "The mask of the chosen labels (None: all but 0)"
     if not np.isfinite(mask).all():
         raise ValueError(f"{where}: mask values that are not finite")
-    found = mask != 0 if labels is None else np.isin(mask, list(labels))
-    if not found.any():
+    foreground = mask != 0 if labels is None else np.isin(mask, list(labels))
+    if not foreground.any():
         raise ValueError(
             f"{where}: no foreground among the values {np.unique(mask)[:8].tolist()}: "
             "check `labels` or drop it"
         )
-    return found
+    return foreground
 
-
+# %% ../../../nbs/data/heart/readers.ipynb #dbeeab9b
 def nifti_folder(
     images: str | Path,
     masks: str | Path,
@@ -302,7 +304,7 @@ def nifti_folder(
         ]
     return gather(raw, size, spacing, Path(images).name)
 
-
+# %% ../../../nbs/data/heart/readers.ipynb #4ce7be6d
 def _png(path: Path) -> np.ndarray:
     "Grey values [h w]; palettes and 16 bits as they are"
     with open_image(path) as i:
