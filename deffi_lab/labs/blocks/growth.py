@@ -120,7 +120,7 @@ def radius(self: GrowthView, m: GrowTumour) -> Panel:
         xlabel="day",
         ylabel="mm",
         xlim=(0, max(30.0, 1.03 * m.knobs.time)),
-        ylim=(0, 1.1 * max(5.0, *seen)),
+        ylim=(0, 1.1 * max([5.0, *seen])),
     )
 
 # %% ../../../nbs/labs/blocks/growth.ipynb #48273435

@@ -113,6 +113,6 @@ class Teacher:
         if self.error is None:
             return "labelling tool: not asked yet"
         return (
-            f"labelling tool: on {len(self.data.x_test):,} test images {self.error:.1%} of its "
-            f"answers are wrong, {self.rejected:.1%} it rejects"
+            f"labelling tool: {self.error:.1%} of answers wrong, {self.rejected:.1%} rejected "
+            f"({len(self.data.x_test):,} test images)"
         )
