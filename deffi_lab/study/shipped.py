@@ -110,14 +110,14 @@ CLAIMS: dict[tuple[str, str], tuple[Claim, ...]] = {
         Claim(
             "fewest",
             "random",
-            "poisson",
-            "random questions spread over a graph of latents do as well",
+            "random questions",
+            "random questions on the same encoder and graph do as well",
         ),
         Claim(
             "fewest",
             "boost",
-            "poisson",
-            "random questions spread over a graph of latents do as well",
+            "random questions",
+            "random questions on the same encoder and graph do as well",
         ),
     ),
     ("labelling", "phantom"): (
