@@ -107,9 +107,11 @@ def selection() -> list[str]:
     ]
     if control:
         out.append(
-            "The control asks random questions; encoder, graph and network are the recipe's. It was "
+            "The control asks random questions; encoder, graph and network are the recipe's. It "
+            "was "
             "run on seeds of the shipped encoder only, on another processor than the recipe. Most "
-            "of the gain over random labels is the encoder and the graph; the questions add the rest."
+            "of the gain over random labels is the encoder and the graph; the questions add the "
+            "rest."
         )
     for data, title, target in (
         ("fashion", "Fashion-MNIST", 0.80),

@@ -59,11 +59,6 @@ class Point:
             json.dumps(self.metrics, sort_keys=True),
         )
 
-    @property
-    def told(self) -> dict:
-        "The former name of `metrics`"
-        return self.metrics
-
     def __eq__(self, other: object) -> bool:
         "Whether two points are equal; the time that they took does not count"
         return isinstance(other, Point) and [v for i, v in enumerate(self.row()) if i != 2] == [
