@@ -294,7 +294,24 @@ def outlines() -> list[str]:
         f"{long - plain:+.3f} on "
         "the one seed tried."
     )
+    hard = table(runs("phantom", "phantom"), interval="range", scale=1, digits=3)
+    like = [[d, *_patient(d)] for d in ("SCD0000101", "SCD0000201", "SCD0000301")]
+    out += [
+        "### Is the phantom hard enough, and like enough?",
+        "Dice on 300 phantoms by the number of labelled ones; mean (lowest–highest, seeds).",
+        hard.markdown(),
+        "The network that saw 2,000 phantoms and no patient, on each patient (the first one's "
+        "slices were looked at while the phantom was made):",
+        markdown(["patient", "Dice", "median", "slices below .5"], like),
+    ]
     return out
+
+
+def _patient(name: str) -> list[str]:
+    "Dice of one patient's slices"
+    one = lambda k: next(iter(metric("phantom", name, k).values()))[0]
+    below = f"{one('below'):.0f} of {one('slices'):.0f}"
+    return [f"{one('value'):.3f}", f"{one('median'):.3f}", below]
 
 
 BLOCKS = {

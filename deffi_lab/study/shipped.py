@@ -23,6 +23,7 @@ FILES = {  # study -> file in the package's assets
     "fewest_graph": "fewest.sqlite",
     "labelling": "labelling.sqlite",
     "blockwise": "blockwise.sqlite",
+    "phantom": "phantom.sqlite",
 }
 ON = {"fewest": ("study",)}  # study -> others with the same test images that it is compared with
 
