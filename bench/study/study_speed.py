@@ -276,8 +276,8 @@ def rows() -> list[dict]:
             "ratio": peer / points / bare,
             "effect": "speedup",
             "n": 3,
-            "note": "the forward and backward passes of the same networks alone, on images that lie "
-            "ready: what would be left if all else cost nothing, so no study with this network "
+            "note": "the forward and backward passes of the same networks alone, on images that "
+            "lie ready: what would be left if all else cost nothing, so no study with this network "
             f"is faster; the study spends {bare / (seconds / points):.0%} of its time in them",
         },
         *ensemble_rows(),
