@@ -163,13 +163,13 @@ def draw_against(
     control: str | Sequence[str] = (),
     xlabel: str = "",
 ) -> Picture:
-    """Means of columns (-> what they are called) against the mean of column `x` at `labels` labels; a
+    """Means of columns (what it is called -> column) against the mean of column `x` at `labels` labels; a
     line (name -> methods in order) joins methods, a bar goes from the lowest to the highest seed."""
     grey = _grey(control)
     c = columns(study)
     here = (c["data"] == data) & (c["labels"] == labels)
     fig = Picture((0.8 + 4.2 * len(values), 3.2), dpi=70, layout="constrained")
-    for ax, (column, word) in zip(fig.subplots(1, len(values), squeeze=False)[0], values.items()):
+    for ax, (word, column) in zip(fig.subplots(1, len(values), squeeze=False)[0], values.items()):
         for i, (name, methods) in enumerate(lines.items()):
             color = GREY if name in grey else COLORS[i]
             rows = [r for m in methods if (r := here & (c["method"] == m)).any()]

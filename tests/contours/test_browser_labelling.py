@@ -203,7 +203,7 @@ lab
 SCORED = """least => {
     const panels = document.querySelector('.deffi-canvas')?.deffi?.scene?.panels ?? [],
         dice = panels.find((p) => p.name === 'dice')?.layers ?? [];
-    return Math.max(0, ...(dice.find((l) => l.name === 'its threshold')?.y ?? [])) > least; }"""
+    return Math.max(0, ...(dice.find((l) => l.name === 'control: its threshold')?.y ?? [])) > least; }"""
 
 
 def test_a_tracer_learns_and_traces_from_a_click(tmp_path):

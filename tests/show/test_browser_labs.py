@@ -47,7 +47,7 @@ def test_boosting_from_start_to_stop(tmp_path):
         v.wait_drawn(first + 2)
         p.wait_for_function(RAISED, arg=3, timeout=150_000)
         rise = curves(v)
-        assert set(rise) == {"boosting", "at random"}
+        assert set(rise) == {"boosting", "control: at random"}
         assert all(y[0] == rise["boosting"][0] for y in rise.values()), "both have the same start"
         assert all(y[-1] > y[0] + 0.03 for y in rise.values()), rise
         assert v.layer("map", 0)["pixels"] != before, "the regions have moved with the network"

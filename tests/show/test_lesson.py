@@ -70,7 +70,7 @@ def test_a_series_and_one_metric_against_another():
         metric("labelling", "heart", "c1", 5)["clicks, field"].mean()
     )
     lines = {"greedy": ("greedy", "greedy, polished"), "control": ("end to end",)}
-    fig = draw_against("blockwise", "phantom", "gflops", {"value": "Dice"}, lines, 20, "control")
+    fig = draw_against("blockwise", "phantom", "gflops", {"Dice": "value"}, lines, 20, "control")
     x, y = fig.axes[0].lines[0].get_data()
     assert x[1] > x[0] and y[1] > y[0]
     assert to_hex(fig.axes[0].lines[1].get_color()) == GREY.lower()

@@ -22,7 +22,7 @@ from ...nets.blocks import onehot
 from ...nets.score import levels
 from ...numeric.regrid import pooled
 from ...show.lab import Lab
-from ...show.layers import Curves, Line, Text, rgb
+from ...show.layers import GREY, Curves, Line, Text, rgb
 from ...show.parts.flow import lines, raster
 from deffi_lab.show.parts.strip import (
     REGION,
@@ -41,7 +41,7 @@ from ...show.scene import Panel, Scene
 
 # %% ../../../nbs/labs/blocks/training.ipynb #09f2974b
 ROWS = ("image", "given", "output", "errors")
-LANE = {"greedy": "#D1006C", "polish": "#B07AA1", "joint": "#0072B2", "U-Net": "#777777"}
+LANE = {"greedy": "#D1006C", "polish": "#B07AA1", "joint": GREY, "U-Net": "#0072B2"}
 
 
 class BlockView:
@@ -207,7 +207,8 @@ def race(self: BlockView, m: BlockRace) -> Panel:
         region = list(REGION).index(self.region) if self.region in REGION else slice(None)
         y = [float(dice[region].mean()) for dice in last]
         x = [r.spent.work / 1e12 if work else r.spent.seconds for r in rows]
-        layers.append(Curves(x, y, color=LANE[name], name=name, marks=len(x) < 20))
+        word = f"control: {name}" if name == "joint" else name
+        layers.append(Curves(x, y, color=LANE[name], name=word, marks=len(x) < 20))
     most = max([5.0 if not work else 0.01, *(float(la.x[-1]) for la in layers if len(la.x))])
     region = "mean of WT, TC, ET" if self.region == "mean" else self.region
     return Panel(

@@ -24,7 +24,7 @@ from ...data.slices import Slices
 from ...methods.contours.duel import MOST, TracingKnobs, TracingRace
 from ...methods.contours.field import make_field
 from ...show.lab import Lab
-from ...show.layers import Curves, Points
+from ...show.layers import GREY, Curves, Points
 from ...show.parts.flow import arrows, contours, distance_colors, lines, raster, up
 from ...show.parts.mosaic import mosaic
 from ...show.scene import Panel, Scene
@@ -32,12 +32,12 @@ from ...study.curves import by_budget, from_ledger
 from ...study.protocol import shipped
 
 # %% ../../../nbs/labs/contours/tracing.ipynb #ef83e2d9
-INK, WALK, ORBIT, LEVEL, NET = "#111111", "#882255", "#D1006C", "#117733", "#4477DD"
+INK, WALK, ORBIT, LEVEL, NET = "#111111", "#882255", "#D1006C", GREY, "#4477DD"
 SHOWN = {
     "U-Net on masks": NET,
     "U-Net on the field": "#999933",
     "patch tracer": ORBIT,
-    "its threshold": LEVEL,
+    "control: its threshold": LEVEL,
 }
 COLORS = {TracingRace.ORBIT: ORBIT, TracingRace.LEVEL: LEVEL, TracingRace.UNET: NET}
 
@@ -172,7 +172,7 @@ def dice(self: TracingView, m: TracingRace) -> Panel:
                 low=np.maximum(mean - e, 0),
                 high=np.minimum(mean + e, 1),
                 color=COLORS[name],
-                name=name,
+                name=f"control: {name}" if name == m.LEVEL else name,
                 marks=len(t) < 20,
             )
         )
@@ -214,7 +214,7 @@ STUDIED = {
     "U-Net, largest": "U-Net on masks",
     "field U-Net, orbits": "U-Net on the field",
     "tracer, orbits": "patch tracer",
-    "tracer, threshold": "its threshold",
+    "tracer, threshold": "control: its threshold",
 }
 
 
