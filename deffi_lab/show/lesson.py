@@ -110,7 +110,9 @@ def draw_metrics(
     for ax, (column, title) in zip(axes, metrics.items()):
         found = metric(study, data, column, labels)
         if not set(names) & set(found):
-            raise ValueError(f"{column!r}: not measured for {', '.join(names)}; see labels={labels}")
+            raise ValueError(
+                f"{column!r}: not measured for {', '.join(names)}; see labels={labels}"
+            )
         for y, m in enumerate(names):
             v = found.get(m)
             if v is None or not len(v):
@@ -140,7 +142,9 @@ def draw_series(
     axes = fig.subplots(1, len(where), sharey=True, squeeze=False)[0]
     for ax, (title, data) in zip(axes, where.items()):
         for i, (m, word) in enumerate(names.items()):
-            found = {x: metric(study, data, c, labels).get(m, np.zeros(0)) for x, c in series.items()}
+            found = {
+                x: metric(study, data, c, labels).get(m, np.zeros(0)) for x, c in series.items()
+            }
             there = {x: v for x, v in found.items() if len(v)}
             mean = [v.mean() for v in there.values()]
             low, high = ([f(v) for v in there.values()] for f in (np.min, np.max))
@@ -174,7 +178,9 @@ def draw_against(
             color = GREY if name in grey else COLORS[i]
             rows = [r for m in methods if (r := here & (c["method"] == m)).any()]
             at = [c[x][r].mean() for r in rows]
-            ax.plot(at, [c[column][r].mean() for r in rows], color=color, marker=MARKS[i], label=name)
+            ax.plot(
+                at, [c[column][r].mean() for r in rows], color=color, marker=MARKS[i], label=name
+            )
             for a, r in zip(at, rows):
                 ax.vlines(a, c[column][r].min(), c[column][r].max(), color=color, alpha=0.4)
         ax.set(xlabel=xlabel, ylabel=word)
@@ -220,7 +226,9 @@ def stopping_results(
     for m in names:
         mine = (c["data"] == data) & (c["method"] == m) & (c["query"] == 0)
         seeds = sorted(set(c["seed"][mine].tolist()))
-        curves = [[c[k][mine & (c["seed"] == s)] for k in ("labels", "value", "kappa")] for s in seeds]
+        curves = [
+            [c[k][mine & (c["seed"] == s)] for k in ("labels", "value", "kappa")] for s in seeds
+        ]
         for limit in limits:
             ends = [stopped(k, limit) for _, _, k in curves]
             lost = [
