@@ -202,8 +202,9 @@ lab
 """
 SCORED = """least => {
     const panels = document.querySelector('.deffi-canvas')?.deffi?.scene?.panels ?? [],
-        dice = panels.find((p) => p.name === 'dice')?.layers ?? [];
-    return Math.max(0, ...(dice.find((l) => l.name === 'control: its threshold')?.y ?? [])) > least; }"""
+        dice = panels.find((p) => p.name === 'dice')?.layers ?? [],
+        score = dice.find((l) => l.name === 'control: its threshold')?.y ?? [];
+    return Math.max(0, ...score) > least; }"""
 
 
 def test_a_tracer_learns_and_traces_from_a_click(tmp_path):
