@@ -42,8 +42,8 @@ def verdicts(
     budget: float | Iterable[float] | None = None,
     value: str = "value",
 ) -> Markdown:
-    """What each claim of a shipped study comes to, in labels to a `target`, or in `value` (a column)
-    at a `budget` or several; as Markdown. ValueError for an unknown study or claim."""
+    """What each claim of a shipped study comes to, as Markdown: in labels to a `target`, or in
+    `value` (a column) at a `budget` or several. ValueError for an unknown study or claim."""
     if target is not None or budget is None:
         found = gains(study, data, target=target, budget=budget, value=value)
     else:
@@ -66,9 +66,9 @@ def draw_results(
 ) -> Picture:
     """Curves of a shipped study: a column of axes a data set, a row a measured value.
 
-    `where`: a data set, or what it is called -> data set; `names`: methods that are drawn where they
-    were measured (a mapping also says what they are called); `values`: what it is called -> column
-    (None: the study's value). Other arguments go to `draw_curves`.
+    `where`: a data set, or what it is called -> data set; `names`: methods that are drawn where
+    they were measured (a mapping also says what they are called); `values`: what it is called ->
+    column (None: the study's value). Other arguments go to `draw_curves`.
     """
     where = {"": where} if isinstance(where, str) else where
     rows = values or {"": "value"}
@@ -135,8 +135,8 @@ def draw_series(
     xlabel: str = "",
     ylabel: str = "",
 ) -> Picture:
-    """Means of a series of metrics (x -> column) with their range over seeds, axes for each data set
-    (what it is called -> data set), a curve for each method (-> what it is called)."""
+    """Means of a series of metrics (x -> column) with their range over seeds, axes for each data
+    set (what it is called -> data set), a curve for each method (-> what it is called)."""
     grey = _grey(control)
     fig = Picture((0.8 + 4.2 * len(where), 3.2), dpi=70, layout="constrained")
     axes = fig.subplots(1, len(where), sharey=True, squeeze=False)[0]
@@ -167,8 +167,9 @@ def draw_against(
     control: str | Sequence[str] = (),
     xlabel: str = "",
 ) -> Picture:
-    """Means of columns (what it is called -> column) against the mean of column `x` at `labels` labels; a
-    line (name -> methods in order) joins methods, a bar goes from the lowest to the highest seed."""
+    """Means of columns (what it is called -> column) against the mean of column `x` at `labels`
+    labels; a line (name -> methods in order) joins methods, a bar goes from the lowest to the
+    highest seed."""
     grey = _grey(control)
     c = columns(study)
     here = (c["data"] == data) & (c["labels"] == labels)
@@ -189,8 +190,8 @@ def draw_against(
 
 # %% ../../nbs/show/lesson.ipynb #95edf346
 def draw_false_orders(measured: Runs, seeds: Sequence[int] = (1, 3, 10), most: int = 8) -> Axes:
-    """The `most` pairs of methods that mislead most at `seeds[1]` seeds: share of draws (%) that put
-    the worse method first, a dot for each number of seeds. Only pairs that all seeds tell apart
+    """The `most` pairs of methods that mislead most at `seeds[1]` seeds: share of draws (%) that
+    put the worse method first, a dot for each number of seeds. Only pairs that all seeds tell apart
     (p < 0.05); methods with fewer seeds than the others are left out."""
     full = max(len(r) for r in measured.values())
     names = [m for m, r in measured.items() if len(r) == full]
