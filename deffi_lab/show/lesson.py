@@ -45,11 +45,11 @@ def verdicts(
     """What each claim of a shipped study comes to, as Markdown: in labels to a `target`, or in
     `value` (a column) at a `budget` or several. ValueError for an unknown study or claim."""
     if target is not None or budget is None:
-        found = gains(study, data, target=target, budget=budget, value=value)
+        values_of = gains(study, data, target=target, budget=budget, value=value)
     else:
         budgets = budget if isinstance(budget, Iterable) else (budget,)
-        found = [g for b in budgets for g in gains(study, data, budget=b, value=value)]
-    return Markdown("\n".join(sentence(g) for g in found))
+        values_of = [g for b in budgets for g in gains(study, data, budget=b, value=value)]
+    return Markdown("\n".join(sentence(g) for g in values_of))
 
 # %% ../../nbs/show/lesson.ipynb #bb3444dd
 def results(study: str, data: str = "mnist", value: str = "value", **how: object) -> ShownTable:
@@ -79,8 +79,8 @@ def draw_results(
             ax = fig.add_subplot(len(rows), len(where), i * len(where) + j + 1)
             here = runs(study, data, value=value)
             some = list(names or here)
-            kept = [m for m in some if m in here]
-            words = {m: names[m] for m in kept} if isinstance(names, Mapping) else kept
+            measured = [m for m in some if m in here]
+            words = {m: names[m] for m in measured} if isinstance(names, Mapping) else measured
             head = ", ".join(t for t in (title, word) if t)
             draw_curves(here, words, ax=ax, title=head, **how)
     return fig
@@ -108,13 +108,13 @@ def draw_metrics(
     fig = Picture((1.6 + 2.4 * len(metrics), 0.8 + 0.28 * len(names)), dpi=75, layout="constrained")
     axes = fig.subplots(1, len(metrics), sharex=same, sharey=True, squeeze=False)[0]
     for ax, (column, title) in zip(axes, metrics.items()):
-        found = metric(study, data, column, labels)
-        if not set(names) & set(found):
+        values_of = metric(study, data, column, labels)
+        if not set(names) & set(values_of):
             raise ValueError(
                 f"{column!r}: not measured for {', '.join(names)}; see labels={labels}"
             )
         for y, m in enumerate(names):
-            v = found.get(m)
+            v = values_of.get(m)
             if v is None or not len(v):
                 continue
             ax.barh(y, v.mean(), color=GREY if m in grey else COLORS[1], height=0.7)
@@ -142,10 +142,10 @@ def draw_series(
     axes = fig.subplots(1, len(where), sharey=True, squeeze=False)[0]
     for ax, (title, data) in zip(axes, where.items()):
         for i, (m, word) in enumerate(names.items()):
-            found = {
+            values_of = {
                 x: metric(study, data, c, labels).get(m, np.zeros(0)) for x, c in series.items()
             }
-            there = {x: v for x, v in found.items() if len(v)}
+            there = {x: v for x, v in values_of.items() if len(v)}
             mean = [v.mean() for v in there.values()]
             low, high = ([f(v) for v in there.values()] for f in (np.min, np.max))
             color = GREY if m in grey else COLORS[i]
