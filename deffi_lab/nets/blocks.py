@@ -86,7 +86,7 @@ class Residual(nn.Module):
             else conv(inputs, width, 2 * stride - 1, stride, stride - 1, bias=False)
         )
 
-    def forward(self, x: Float[Tensor, "n i *s"]) -> Float[Tensor, "n w *s"]:
+    def forward(self, x: Float[Tensor, "n i *s"]) -> Float[Tensor, "n w *t"]:
         "The input, corrected"
         y = F.silu(self.norms[0](self.one(x)), inplace=True)
         return F.silu(self.norms[1](self.two(y)) + self.around(x))
@@ -119,7 +119,7 @@ class Block(nn.Module):
         self.head = by_dims(dims, nn.Conv2d, nn.Conv3d)(width, classes, 1)
         nn.init.zeros_(self.head.weight), nn.init.zeros_(self.head.bias)
 
-    def forward(self, image: Float[Tensor, "n m *s"], *more: Float[Tensor, "n c *t"]) -> State:
+    def forward(self, image: Float[Tensor, "n m *s"], *more: Float[Tensor, "n _ *t"]) -> State:
         """Features, and the correction of the logits, from
         images at full resolution and what else is known"""
         features = self.body(torch.cat([self.look(image), *more], 1))

@@ -93,7 +93,7 @@ class Encoder(nn.Module):
         )
 
 
-def contrast_loss(z: Float[Tensor, "2n d"], temperature: float = 0.2) -> Float[Tensor, ""]:
+def contrast_loss(z: Float[Tensor, "m d"], temperature: float = 0.2) -> Float[Tensor, ""]:
     """Cross-entropy of finding each unit vector's twin, n rows further on, among all others
     (NT-Xent).
 

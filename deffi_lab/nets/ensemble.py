@@ -102,8 +102,8 @@ class Ensemble(nn.Module):
 # %% ../../nbs/nets/ensemble.ipynb #883d97c7
 def train_ensemble(
     ensemble: Ensemble,
-    x: Sequence[UInt8[Tensor, "n c h w"]],
-    y: Sequence[Int[Tensor, "n"]],
+    x: Sequence[UInt8[Tensor, "_ c h w"]],
+    y: Sequence[Int[Tensor, "_"]],
     generators: Sequence[torch.Generator],
     *,
     steps: int = 250,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Num, UInt8
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
@@ -61,7 +61,9 @@ def centred(x: Tensor, size: int, axes: Sequence[int]) -> Tensor:
 
 # %% ../../nbs/numeric/regrid.ipynb #adb9d2bf
 def pixel_centres(
-    sides: Sequence[int], step: Sequence[float], middle: Sequence[float]
+    sides: Sequence[int],
+    step: Sequence[float] | np.ndarray,
+    middle: Sequence[float] | np.ndarray,
 ) -> Float[np.ndarray, "d *s"]:
     """Centres of the pixels of a grid with these `sides`, as positions in the old image.
 
@@ -78,7 +80,7 @@ def _middle(shape: Sequence[int]) -> list[float]:
 
 
 def resampled_image(
-    image: Float[np.ndarray, "h w"], spacing: tuple[float, float], size: int, new: float
+    image: Num[np.ndarray, "h w"], spacing: tuple[float, float], size: int, new: float
 ) -> Float[np.ndarray, "size size"]:
     """The image on a square grid of `new` mm about its centre: the mean of several readings a
     pixel where the grid gets coarser, 0 outside.
@@ -111,10 +113,10 @@ def resampled_mask(
 # %% ../../nbs/numeric/regrid.ipynb #9bfa6e23
 def resampled_volume(
     volume: np.ndarray,
-    spacing: Sequence[float],
+    spacing: Sequence[float] | np.ndarray,
     sides: Sequence[int],
     new: float,
-    middle: Sequence[float],
+    middle: Sequence[float] | np.ndarray,
     levels: bool = False,
 ) -> np.ndarray:
     """The volume [d h w] on a grid of `sides` voxels of `new` mm about `middle` (in old voxels).

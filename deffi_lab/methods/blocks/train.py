@@ -384,7 +384,7 @@ def cost(self: TrainBlocks, phase: Phase) -> int:
         share = torch.empty(self.knobs.batch, 4, *self.train.image.shape[2:], device="meta")
         corner = torch.zeros(self.knobs.batch, image.ndim - 2, dtype=torch.int64)
         with FlopCounterMode(display=False) as flops, saved_bytes() as m:
-            self.loss([net], phase._replace(chain=0), image, share, corner, corner).backward()
+            self.loss([net], phase._replace(chain=0), image, share, corner[:, 0], corner).backward()
         self.costs[key], self.memory[phase.name] = flops.get_total_flops(), m.peak
     return self.costs[key]
 

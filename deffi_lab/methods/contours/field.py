@@ -117,7 +117,14 @@ def _pushed(f: Tensor, p: Tensor, h: float, scheme: str, wall: float) -> Tensor:
 
 # %% ../../../nbs/methods/contours/field.ipynb #a9dff2f8
 def march_torch(
-    f: Tensor, p: Tensor, steps: int, h: float, scheme: str, every: int, draws: list, wall: float
+    f: Tensor,
+    p: Tensor,
+    steps: int,
+    h: float,
+    scheme: str,
+    every: int,
+    draws: Tensor | list,
+    wall: float,
 ) -> tuple:
     """Agents by torch operations: what devices other than
     the CPU run; draws: noise [steps b n 2], or nothing"""
@@ -132,7 +139,14 @@ def march_torch(
 
 
 def _march_compiled(
-    f: Tensor, p: Tensor, steps: int, h: float, scheme: str, every: int, draws: list, wall: float
+    f: Tensor,
+    p: Tensor,
+    steps: int,
+    h: float,
+    scheme: str,
+    every: int,
+    draws: Tensor | list,
+    wall: float,
 ) -> tuple:
     "Agents by the compiled loop, image by image"
     from deffi_lab.numeric import compiled

@@ -91,7 +91,7 @@ class FewestLabels:
         *,
         schedule: tuple[int, ...] = (20, 30, 50, 75, 100),
         graph: Graph | None = None,
-        truth: Int[Tensor, "n"] | None = None,
+        truth: Int[Tensor, "m"] | None = None,
     ):
         self.knobs = knobs or FewestKnobs()
         check_knobs(self.knobs)
