@@ -6,7 +6,7 @@
 __all__ = ['pick_device', 'need', 'bf16_is_fast', 'make_generator', 'Step', 'drain', 'under', 'Method']
 
 # %% ../../nbs/core/step.ipynb #c06591e8
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
@@ -67,12 +67,11 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gener
 # %% ../../nbs/core/step.ipynb #685d85da
 @dataclass(frozen=True, slots=True)
 class Step:
-    "One step of a method: its number, its phase, what it measured and, as a thunk, its picture"
+    "One step of a method: its number, its phase, and what it measured"
 
     index: int
     phase: str
     metrics: dict[str, float] = field(default_factory=dict)
-    scene: Callable[[], Any] | None = None
 
 
 def drain(steps: Iterator) -> Any:

@@ -51,8 +51,7 @@ class Lab:
     (a line drawn freehand) run there too, between steps.
     `front` names the knobs shown at once, the others wait behind "more knobs" (None: all are
     shown).
-    `extras` are widgets of the lab's own, below the knobs. `draw=None` takes the scenes of the
-    steps.
+    `extras` are widgets of the lab's own, below the knobs. `draw=None`: a lab without a picture.
     """
 
     def __init__(
@@ -132,17 +131,14 @@ def _ipython_display_(self: Lab) -> None:
 def _scene(self: Lab, method: Any) -> Scene:
     if self.draw is not None:
         return self.draw(method)
-    step = self.run.last
-    if step is None or step.scene is None:
-        raise ValueError("no picture yet: give draw=, or steps with scene=")
-    return step.scene()
+    raise ValueError("draw=None: the lab has no picture; give draw=, a function method -> Scene")
 
 
 @patch
 def _paint(self: Lab, method: Any) -> None:
     "Draws and sends; an error is shown and ends nothing"
     try:
-        if self.draw is None and self.run.last is None:
+        if self.draw is None:
             return
         self.canvas.show(self._scene(method))
         failed = ""

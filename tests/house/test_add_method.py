@@ -1,11 +1,15 @@
 "CONTRIBUTING: its method of a few lines runs end to end, its picture names what is there"
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from deffi_lab.core.run import Run
+from deffi_lab.core.step import Step
+from deffi_lab.show.lab import Lab
 from deffi_lab.show.layers import Curves
 from deffi_lab.show.render.canvas import decode, encode
 from deffi_lab.show.render.plotly import to_plotly
@@ -94,3 +98,12 @@ def test_the_words_are_about_forty_with_a_line_each():
     assert max(len(said) for _, said in rows) <= 100
     for word in "prediction metrics rng run lane probe pool oracle strategy view control".split():
         assert word in {w for w, _ in rows}, word
+
+
+def test_a_step_is_its_number_its_phase_and_its_metrics_and_a_lab_draws(lab):
+    """The picture is the lab's; without draw= it runs, and refuses where a picture is asked for"""
+    assert [f.name for f in fields(Step)] == ["index", "phase", "metrics"]
+    blind = Lab(Run(type(lab.run.method)(), name="blind"))
+    assert blind.run.run(3).last.index == 3 and blind.error.value == ""
+    with pytest.raises(ValueError, match="draw=None: the lab has no picture"):
+        blind.scene()
