@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ...core.knobs import check_knobs, knob, set_knob
 from ...core.patch import patch
 from ...core.pool import Pool, Selection
-from ...core.step import Step, bf16_is_fast, make_generator, under
+from ...core.step import Step, make_generator, under
+from ...core.train import Fit, one_cycle
 from ...data.images import unit
 from .propagation import Graph, graph_margin, graph_steps, poisson_steps
 from ...nets.classify import accuracy_steps, predict
@@ -239,25 +240,25 @@ def _train(self: FewestLabels) -> Iterator[tuple[str, dict]]:
     classes[self.order] = self.pool.y[self.order]
     leads = self.net is not None
     steps, lr = (-(-3 * k.train_steps // 4), k.lr * 2 / 3) if leads else (k.train_steps, k.lr)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps + 1, pct_start=0.2)
-    bf16 = bf16_is_fast(x.device)
-    for _ in range(steps):
-        i = torch.multinomial(sure, k.batch, replacement=True, generator=g)
-        j = self.order[torch.randint(len(self.order), (LABELLED,), generator=g, device=x.device)]
-        part = warp(unit(x[torch.cat([i, j])]), g).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-            out = net(part)
-        out = out.float()
-        loss = F.cross_entropy(out[: k.batch], classes[i]) + WEIGHT * F.cross_entropy(
-            out[k.batch :], classes[j]
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        yield "train", {"loss": float(loss.detach())}
-    return net.eval()
+
+    def draw(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        i = torch.multinomial(sure, k.batch, replacement=True, generator=rng)
+        j = self.order[torch.randint(len(self.order), (LABELLED,), generator=rng, device=x.device)]
+        rows = torch.cat([i, j])
+        images = warp(unit(x[rows]), rng).contiguous(memory_format=torch.channels_last)
+        return images, classes[rows]
+
+    def loss(pair: tuple[Tensor, Tensor]) -> Tensor:
+        images, y = pair
+        logits = net(images).float()
+        propagated = F.cross_entropy(logits[: k.batch], y[: k.batch])
+        return propagated + WEIGHT * F.cross_entropy(logits[k.batch :], y[k.batch :])
+
+    cycle = one_cycle(steps, 0.2)
+    fit = Fit(net, loss, draw, steps=steps, lr=lr, schedule=cycle, weight_decay=1e-3, generator=g)
+    for step in fit:
+        yield "train", step.metrics
+    return net
 
 # %% ../../../nbs/methods/selection/fewest.ipynb #e73c80f1
 AXES, PART = 24, 1000  # widest axes of the features that make the graph; images in one pass
