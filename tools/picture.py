@@ -13,7 +13,7 @@ from film import DOCS, SHOTS
 from matplotlib.figure import Figure
 
 from deffi_lab.study.curves import band, from_ledger
-from deffi_lab.study.protocol import shipped
+from deffi_lab.study.shipped import columns
 
 LOOK = {
     "fewest": ("#EE7733", "the recipe: embedding, graph, few questions"),
@@ -25,7 +25,7 @@ LOOK = {
 
 def study() -> Figure:
     "MNIST: accuracy against labels, means of 20 seeds with 95 % intervals"
-    runs = from_ledger(shipped(), "mnist", 0) | from_ledger(shipped("fewest"), "mnist", 0)
+    runs = from_ledger(columns(), "mnist", 0) | from_ledger(columns("fewest"), "mnist", 0)
     fig = Figure(figsize=(8, 4), dpi=90, layout="constrained")
     ax = fig.subplots()
     for name, (color, words) in LOOK.items():
@@ -75,7 +75,7 @@ def labelling() -> Figure:
     for ax in (a, b):
         ax.set(xlim=(0, 95), ylim=(95, 0))
         ax.axis("off")
-    c = shipped("labelling")
+    c = columns("labelling")
     for ax, data, words in zip(
         axes, ("phantom", "heart"), ("phantoms", "real hearts, patient left out")
     ):
@@ -139,7 +139,7 @@ def blocks() -> Figure:
         ax.set_title(f"label at 1/{k}" if k > 1 else "label")
     for ax in left.axes:
         ax.axis("off")
-    c, ax = shipped("blockwise"), a.subplots()
+    c, ax = columns("blockwise"), a.subplots()
     pick = lambda m, k: (c["data"] == "phantom") & (c["method"] == m) & (c["labels"] == k)
     for words, (color, style, names) in WAYS.items():
         rows = [pick(m, 20) for m in names if pick(m, 20).any()]

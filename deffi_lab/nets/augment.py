@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ..numeric.regrid import by_dims
+
 # %% ../../nbs/nets/augment.ipynb #a179a10d
 def exposed_again(
     image: Float[Tensor, "n c *s"],
@@ -73,7 +75,7 @@ def _turns(r: Tensor, turn: float, dims: int) -> Float[Tensor, "n d d"]:
     """Rotations: about the one axis of a plane, or in
     space about all three (x, y, z order of affine_grid)"""
     angle = turn * r
-    planes = [(0, 1)] if dims == 2 else [(0, 1), (0, 2), (1, 2)]
+    planes = by_dims(dims, [(0, 1)], [(0, 1), (0, 2), (1, 2)])
     out = torch.eye(dims, device=r.device).repeat(len(r), 1, 1)
     for k, (i, j) in enumerate(planes):
         step = torch.eye(dims, device=r.device).repeat(len(r), 1, 1)

@@ -99,7 +99,7 @@ def draw_metrics(
     control: str | Sequence[str] = (),
     same: bool = False,
 ) -> Picture:
-    """Means of metrics (column -> what it is called) of some methods as bars, with a line from the
+    """Means of metrics (what it is called -> column) of some methods as bars, with a line from the
     smallest to the largest value; `labels`: at this budget only; `same`: one scale for all.
 
     KeyError for an unknown metric, ValueError where it was measured for none of the methods.
@@ -107,7 +107,7 @@ def draw_metrics(
     grey = _grey(control)
     fig = Picture((1.6 + 2.4 * len(metrics), 0.8 + 0.28 * len(names)), dpi=75, layout="constrained")
     axes = fig.subplots(1, len(metrics), sharex=same, sharey=True, squeeze=False)[0]
-    for ax, (column, title) in zip(axes, metrics.items()):
+    for ax, (title, column) in zip(axes, metrics.items()):
         values_of = metric(study, data, column, labels)
         if not set(names) & set(values_of):
             raise ValueError(

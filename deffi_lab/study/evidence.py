@@ -208,7 +208,7 @@ class Table:
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-
+# %% ../../nbs/study/evidence.ipynb #6c2f8ba1
 def labels_cell(ends: Sequence[Reach], centre: str = "median") -> str:
     "Labels to a target over seeds, and how many never arrived: '1,736 (8 of 20 never)'"
     middle = {"median": median_labels, "geometric": geometric_labels}
@@ -230,7 +230,7 @@ def ratio_cell(r: Ratio) -> str:
     text = f"{r.bound}{digits(r.ratio)} ({digits(r.low)}–{digits(r.high)})"
     return text + (f", {r.n} pairs" if r.neither else "")
 
-
+# %% ../../nbs/study/evidence.ipynb #8e41adc3
 def table(
     runs: Runs,
     budgets: Sequence[float] | None = None,

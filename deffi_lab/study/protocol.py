@@ -343,6 +343,3 @@ class FairRound:
     def __call__(self, task: Task, last: Sequence[Point | None]) -> list[Point | Exception]:
         check_methods([task.method])
         return drain(play(world(task.data, self.recipe, self.device), self.recipe, task, last))
-
-# %% ../../nbs/study/protocol.ipynb #1e517a58
-from .shipped import columns as shipped

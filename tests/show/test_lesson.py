@@ -50,14 +50,14 @@ def test_curves_are_means_and_a_method_that_was_not_measured_is_left_out():
 
 
 def test_bars_are_means_over_seeds():
-    fig = draw_metrics("boosting", "mnist", {"apart": "d"}, ("boost", "random"), control="random")
+    fig = draw_metrics("boosting", "mnist", {"d": "apart"}, ("boost", "random"), control="random")
     bars = fig.axes[0].patches
     assert bars[0].get_width() == pytest.approx(
         metric("boosting", "mnist", "apart")["boost"].mean()
     )
     assert to_hex(bars[1].get_facecolor()) == GREY.lower()
     with pytest.raises(KeyError, match="no metric 'apart2'"):
-        draw_metrics("boosting", "mnist", {"apart2": "d"}, ("boost",))
+        draw_metrics("boosting", "mnist", {"d": "apart2"}, ("boost",))
 
 
 def test_a_series_and_one_metric_against_another():

@@ -317,7 +317,7 @@ def scans_for(data: Scans | None, seed: int, tests: int) -> tuple[Scans, Scans]:
 def choices(
     count: int, rivals: Sequence[str]
 ) -> tuple[Dropdown, ToggleButtons, Dropdown, IntSlider]:
-    "Preset, whose strip, which region, which scan"
+    "The choices of the lab: preset, the method of the strip, region and scan"
     preset = Dropdown(
         options=[("pick a preset …", ""), *((n, n) for n in PRESETS)], layout={"width": "220px"}
     )
@@ -361,7 +361,7 @@ def blockwise_lab(
     scored; `name`: what a re-run cell replaces. ValueError for scans of one subject, or in 3-D.
     """
     device = pick_device(device)
-    if data is not None and data.image.ndim != 4:
+    if data is not None and data.dims != 2:
         raise ValueError(f"images {tuple(data.image.shape)}: the strip shows slices [n m h w]")
     learn, unseen = (s.to(device) for s in scans_for(data, seed, tests))
     race = BlockRace(learn, unseen, knobs or RaceKnobs(labels=labels), seed, rivals)

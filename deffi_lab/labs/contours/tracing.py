@@ -29,7 +29,7 @@ from ...show.parts.flow import arrows, contours, distance_colors, lines, raster,
 from ...show.parts.mosaic import mosaic
 from ...show.scene import Panel, Scene
 from ...study.curves import by_budget, from_ledger
-from ...study.protocol import shipped
+from ...study.shipped import columns
 
 # %% ../../../nbs/labs/contours/tracing.ipynb #ef83e2d9
 INK, WALK, ORBIT, LEVEL, NET = "#111111", "#882255", "#D1006C", GREY, "#4477DD"
@@ -221,7 +221,7 @@ STUDIED = {
 def measured(data: str = "phantom") -> dict[str, tuple]:
     """What `bench/studies/contours.py` measured on 'phantom' or
     'heart': name -> (labels, mean Dice, lowest, highest seed)"""
-    runs = from_ledger(shipped("labelling"), data, 0)
+    runs = from_ledger(columns("labelling"), data, 0)
     return {
         name: tuple(
             np.array([(k, np.mean(v), min(v), max(v)) for k, v in by_budget(runs[m]).items()]).T

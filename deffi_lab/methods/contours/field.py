@@ -436,7 +436,7 @@ def state_dict(self: LabelDynamics) -> dict:
 
 @patch
 def load_state_dict(self: LabelDynamics, state: dict) -> None:
-    "Takes up a state; the orbit is found again at the next crossing"
+    "Takes up a state; the orbit is computed again at the next crossing"
     device = self._drawn.device
     self.p, self.trails = (state[k].to(device).clone() for k in ("p", "trails"))
     self.knobs.agents = len(self.p)

@@ -27,14 +27,14 @@ from ...numeric.neighbours import entropy, herd, margin, nearest, spread
 
 # %% ../../../nbs/methods/selection/baselines.ipynb #b51c3f5b
 def random_query(pool: Pool, k: int, generator: torch.Generator) -> Selection:
-    "`k` unlabelled samples, each with equal chance"
+    "`k` unlabelled samples, each with equal probability"
     return best(pool, torch.rand(len(pool), generator=generator, device=pool.x.device), k)
 
 
 def stratified_query(
     pool: Pool, logits: Float[Tensor, "n c"] | None, k: int, generator: torch.Generator
 ) -> Selection:
-    """`k` samples, each with equal chance, of each predicted class in proportion (up to one
+    """`k` samples, each with equal probability, of each predicted class in proportion (up to one
     sample).
 
     Without a net (logits None) this is `random_query`. Scores: the draw that orders a class.
@@ -146,8 +146,8 @@ def far_gradients(
     """k-means++ seeds of gradients e x f of squared length `size`: first the longest, then by
     squared distance.
 
-    Distances only fall, so the draws are made by old ones and kept by chance new / old: the same
-    law, few looked at.
+    Distances only fall, so a draw by an old distance is accepted with probability new / old: the
+    law is the same, and few distances are computed again.
     """
 
     def apart(i: Tensor) -> Tensor:
