@@ -39,14 +39,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deffi_lab"
 
 
+def _roots() -> list[Path]:
+    "Where data are looked for: `$DEFFI_LAB_DATA`, `./data`, the cache folder"
+    return [Path(r) for r in (os.environ.get("DEFFI_LAB_DATA"), "data", cache_folder()) if r]
+
+
 def data_file(path: str | Path | None, name: str, instead: str) -> Path:
     """The file `path`, or `name` in `$DEFFI_LAB_DATA`, in `./data` or in the cache folder.
 
     Raises FileNotFoundError, which says where it was looked for and what to do (or to use
     `instead`), where there is no such file.
     """
-    roots = [Path(r) for r in (os.environ.get("DEFFI_LAB_DATA"), "data", cache_folder()) if r]
-    places = [Path(path)] if path is not None else [r / name for r in roots]
+    places = [Path(path)] if path is not None else [r / name for r in _roots()]
     for p in places:
         if p.is_file():
             return p
@@ -235,16 +239,16 @@ def _cifar_packed(path: Path) -> ImageSet:
 
 def _find_cifar() -> Path:
     "The first CIFAR-10 in `$DEFFI_LAB_DATA`, in `./data` or in the cache folder"
-    roots = [Path(r) for r in (os.environ.get("DEFFI_LAB_DATA"), cache_folder(), "data") if r]
     names = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar10_jpeg_15k_4k.npz")
-    return next((r / n for r in roots for n in names if (r / n).exists()), roots[-1] / names[0])
+    places = (r / n for r in _roots() for n in names)
+    return next((p for p in places if p.exists()), Path("data") / names[0])
 
 
 def cifar10(path: str | Path | None = None) -> ImageSet:
     """CIFAR-10 from the official folder of Python batches or binary files, or from a packed .npz of
     JPEGs.
 
-    `path` None: looked for in `$DEFFI_LAB_DATA`, the cache folder and `./data`. The packed archive
+    `path` None: looked for in `$DEFFI_LAB_DATA`, `./data` and the cache folder. The packed archive
     is **re-encoded**:
     results on it
     are not results on CIFAR-10. Raises FileNotFoundError with where to get it, ValueError for

@@ -107,3 +107,15 @@ def test_a_step_is_its_number_its_phase_and_its_metrics_and_a_lab_draws(lab):
     assert blind.run.run(3).last.index == 3 and blind.error.value == ""
     with pytest.raises(ValueError, match="draw=None: the lab has no picture"):
         blind.scene()
+
+
+def test_the_commands_and_files_that_it_names_are_there():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    spans = re.findall(r"`([^`\n]+)`", TEXT)
+    called = {m for span in spans for m in re.findall(r"^make ([a-z]+)", span)}
+    assert {"lint", "hooks", "test", "results", "film"} <= called <= targets, called - targets
+    words = {word for span in spans for word in span.split()}
+    examples = re.compile(r"[…<*=]|^deffi_lab/x\.py$|^\.(scratch|venv)/")
+    files = {w for w in words if re.search(r"\.(py|md|ini|txt|yml)$", w) and not examples.search(w)}
+    assert not {f for f in files if not (ROOT / f).exists()}
+    assert {"tools/wheels.py", "tests/typed.py", "bench/run.py", "bench/study.py"} <= files
