@@ -97,6 +97,7 @@ def selection() -> list[str]:
         f"asks where the graph is torn, and lets a network take over.",
         tests_of(mnist, MNIST, budgets, 0.97),
         gain_table(gains("fewest", "mnist", target=0.97) + gains("study", "mnist", target=0.97)),
+        "![Accuracy on unseen digits against labels asked for](fewest_labels.png)",
         _bounds(mnist),
         "A run sees no label but those it asks for, but the recipe's constants (warps, width and "
         "power of the "
@@ -248,6 +249,7 @@ def outlines() -> list[str]:
         "Dice on unseen slices; mean (lowest–highest, seeds). Hearts are three patients, tested "
         "on the one left "
         "out. The U-Nets are the same MONAI network with 1,000 steps on the same augmented slices.",
+        "![Dice on unseen slices against labelled slices](deep_labelling.png)",
     ]
     for data, title in (("phantom", "phantoms"), ("heart", "Sunnybrook")):
         t = table(
@@ -349,6 +351,7 @@ def blocks() -> list[str]:
         "grown by "
         "Fisher–Kolmogorov on real anatomy, and real slices of four patients, tested on the one "
         "left out.",
+        "![Dice on unseen slices against labelled slices, block by block](block_by_block.png)",
     ]
     for data, title in (("phantom", "grown tumours"), ("glioma", "real slices")):
         r = runs("blockwise", data)
