@@ -195,6 +195,7 @@ def doubt_and_features(pool: Pool, view: View) -> Iterator[dict]:
     return torch.cat(doubt), torch.cat(features)
 
 
+@torch.no_grad()
 def boundary_places(
     features: Float[Tensor, "n d"],
     among: Int[Tensor, "m"],
