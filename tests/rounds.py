@@ -24,7 +24,7 @@ def digits() -> tuple[np.ndarray, ...]:
 
 def nearest_mean(task: Task, last: list) -> list:
     """Class means of the labelled digits classify; 'far' asks
-    for what lies furthest from its mean, others by chance"""
+    for what lies furthest from its mean, others at random"""
     x, y, t, ty = digits()
     out = []
     for seed, p in zip(task.seeds, last):

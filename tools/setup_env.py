@@ -49,9 +49,9 @@ def driver() -> bool:
     )
 
 
-def advice(environ: Mapping[str, str], system: str, found: bool, installed: bool) -> str:
+def advice(environ: Mapping[str, str], system: str, has_driver: bool, installed: bool) -> str:
     """One line for Linux without a driver, where torch from PyPI brings gigabytes of CUDA"""
-    if on(environ) or found or installed or not system.startswith("linux"):
+    if on(environ) or has_driver or installed or not system.startswith("linux"):
         return ""
     return (
         "deffi_lab: no NVIDIA driver was found: CPU=1 (make lab CPU=1) installs torch without "

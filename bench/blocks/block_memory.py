@@ -236,11 +236,11 @@ def table() -> None:
             )
     print("\nfull resolution, 96 x 96, batch 4: blocks 1, 2, 4, 8")
     for name in ("blocks, greedy", "blocks, joint", "blocks, joint, checkpointed"):
-        found = [
+        mib = [
             weigh(ways(2, scales=(1,) * k, widths=(16,) * k, depth=2)[name], 96, 2, 4) / 2**20
             for k in (1, 2, 4, 8)
         ]
-        print(f"  {name:48}", "".join(f"{v:10.1f}" for v in found))
+        print(f"  {name:48}", "".join(f"{v:10.1f}" for v in mib))
     for gib in (3, 16):
         for label, kw in (("pyramid", {}), ("full resolution", FULL)):
             print(f"\nlargest cube in {gib} GiB of saved tensors, {label}")

@@ -19,7 +19,7 @@ ORDER = 1000  # labels listed with a point
 
 def points(n: int, seed: int) -> list[tuple[Key, Point]]:
     """Points as a study makes them: a thousand indices
-    asked so far, a hundred to ask next, two numbers told"""
+    asked so far, a hundred to ask next, two metrics"""
     g = np.random.default_rng(seed)
     return [
         (

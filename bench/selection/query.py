@@ -5,7 +5,7 @@ BADGE and CoreSet look at a small net trained on the 200 labels, TypiClust and P
 latents. For ProbCover
 scikit-activeml holds 60,000^2 distances (29 GB): it is timed on 5,000 and 10,000 samples, and its
 time, which grows
-with the square, is told for 60,000.
+with the square, is extrapolated to 60,000.
 """
 
 import statistics
@@ -76,7 +76,7 @@ def potential(pool: Pool, view: View, picks: torch.Tensor) -> float:
 
 def row(name: str, ours: Callable, peer: Callable, quality: Callable, say: str, n: int) -> dict:
     """`n` interleaved queries of each with seeds 0..n-1;
-    `quality(picks)`: a number told for both in the note"""
+    `quality(picks)`: a number given for both in the note"""
     runs = [(timed(ours, seed), timed(peer, seed)) for seed in range(n)]
     good = [statistics.mean(quality(pair[side][1].indices) for pair in runs) for side in (0, 1)]
     ratios = [b[0] / a[0] for a, b in runs]
@@ -97,7 +97,7 @@ def row(name: str, ours: Callable, peer: Callable, quality: Callable, say: str, 
 
 
 def probcover(pool: Pool, view: View) -> dict:
-    "Ours on all, scikit-activeml's on 10,000 and told for 60,000; the same radius for both"
+    "Ours on all, scikit-activeml's on 10,000, extrapolated to 60,000; the same radius for both"
     from skactiveml.pool import ProbCover
 
     delta = purity_radius(
@@ -115,9 +115,10 @@ def probcover(pool: Pool, view: View) -> dict:
         float((least_distance(z, z[torch.cat([known, s.indices])]) <= delta).float().mean())
         for s in (ours[1], theirs[1][1])
     ]
-    told = theirs[1][0] * (len(pool) / 10000) ** 2
+    extrapolated = theirs[1][0] * (len(pool) / 10000) ** 2
     note = (
-        f"{torch.get_num_threads()} thread; {K} of 60,000, radius {delta:.3f}; theirs told from "
+        f"{torch.get_num_threads()} thread; {K} of 60,000, radius {delta:.3f}; theirs extrapolated "
+        f"from "
         f"{theirs[1][0]:.2f} s for 10,000 ({theirs[0][0]:.2f} s for 5,000; ours {ours[0]:.3f} s "
         f"for 10,000); covered share of those "
         f"{share[0]:.4f}, theirs {share[1]:.4f}"
@@ -125,9 +126,9 @@ def probcover(pool: Pool, view: View) -> dict:
     return {
         "name": "query_probcover",
         "ours": full,
-        "peer": told,
+        "peer": extrapolated,
         "unit": "s",
-        "ratio": told / full,
+        "ratio": extrapolated / full,
         "effect": "speedup",
         "n": 1,
         "note": note,
@@ -152,8 +153,8 @@ def rows() -> list[dict]:
     def away(i: torch.Tensor) -> float:
         return float(nearest(view.z[i], view.z, 21)[0][:, 1:].mean())
 
-    found = typiclust_query(pool, view.z, 20, make_generator(0)).indices
-    seek = f"{len(truth[found].unique())} classes in the first 20 picks; mean distance of picks to their 20 neighbours"  # noqa: E501
+    first = typiclust_query(pool, view.z, 20, make_generator(0)).indices
+    seek = f"{len(truth[first].unique())} classes in the first 20 picks; mean distance of picks to their 20 neighbours"  # noqa: E501
     out = [
         row(
             "query_coreset",

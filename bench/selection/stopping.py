@@ -36,13 +36,13 @@ def runs():
 
 def rows():
     "Regret in labels of kappa at 0.99 (the published threshold) and 0.98, against never stopping"
-    found = {0.99: [], 0.98: []}
+    stops = {0.99: [], 0.98: []}
     for outs, acc in runs():
-        for agreement, into in found.items():
+        for agreement, into in stops.items():
             s = Stopper(StoppingKnobs(agreement=agreement))
             stop = next((n for n, o in zip(BUDGETS, outs) if s.update(o).stop), None)
             into.append((regret(BUDGETS, acc, stop), regret(BUDGETS, acc, None)))
-    for agreement, pairs in found.items():
+    for agreement, pairs in stops.items():
         ours, never = np.array([r.labels for r, _ in pairs]), np.array([r.labels for _, r in pairs])
         low, high = interval(np.abs(ours))
         saved, lost = np.mean([r.saved for r, _ in pairs]), np.mean([r.accuracy for r, _ in pairs])

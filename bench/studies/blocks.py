@@ -82,19 +82,19 @@ def trained(train: Scans, seed: int, mode: str = "greedy", **over) -> TrainBlock
     return TrainBlocks(train, mode=mode, knobs=knobs, seed=seed, pace=pace, **over)
 
 
-def told(method: TrainBlocks, test: Scans, seconds: float) -> tuple[float, dict]:
+def metrics_of(method: TrainBlocks, test: Scans, seconds: float) -> tuple[float, dict]:
     """Dice of the whole tumour by the finest block; everything
     else: the other regions, sensitivity, blocks, work"""
-    found = method.measure(test)
+    result = method.measure(test)
     there = test.regions.flatten(2).any(2)
     mean = lambda x: [float(v) for v in x.masked_fill(~there, torch.nan).nanmean(0)]
-    dice, more = mean(found.dice[-1]), mean(found.sensitivity[-1])
+    dice, more = mean(result.dice[-1]), mean(result.sensitivity[-1])
     extra = {
         "TC": dice[1],
         "ET": dice[2],
         **{f"sens_{r}": v for r, v in zip(("WT", "TC", "ET"), more)},
     }
-    for b, d in enumerate(found.dice[:-1]):
+    for b, d in enumerate(result.dice[:-1]):
         extra |= {f"b{b}_{r}": v for r, v in zip(("WT", "TC", "ET"), mean(d))}
     return dice[0], extra | {
         "gflops": method.work / 1e9,
@@ -106,17 +106,17 @@ def told(method: TrainBlocks, test: Scans, seconds: float) -> tuple[float, dict]
 def run(method: TrainBlocks, test: Scans, names: tuple[str, ...]) -> dict:
     """Runs a method to its end; two names: the first is of
     the blocks before their polish, the second of the end"""
-    began, found, leave = time.process_time(), {}, method.leave
+    began, result, leave = time.process_time(), {}, method.leave
 
     def leaving(phase) -> None:
         leave(phase)
         if len(names) == 2 and method.phase == len(method.phases) - 1:
-            found[names[0]] = told(method, test, time.process_time() - began)
+            result[names[0]] = metrics_of(method, test, time.process_time() - began)
 
     method.leave = leaving
     for _ in method:
         pass
-    return found | {names[-1]: told(method, test, time.process_time() - began)}
+    return result | {names[-1]: metrics_of(method, test, time.process_time() - began)}
 
 
 def greedy(train, test, seed, **over):
@@ -198,11 +198,14 @@ def study(name: str, k: int, seeds: range, units: list[str], table: dict) -> Non
             for unit in units:
                 if any(p.labels == k for p in ledger.points(Key(name, unit, 0, seed))):
                     continue
-                found = table[unit](*sets(name, seed, k), seed)
+                results = table[unit](*sets(name, seed, k), seed)
                 ledger.add_many(
                     [
-                        (Key(name, m, 0, seed), Point(k, value, told["seconds"], metrics=told))
-                        for m, (value, told) in found.items()
+                        (
+                            Key(name, m, 0, seed),
+                            Point(k, value, metrics["seconds"], metrics=metrics),
+                        )
+                        for m, (value, metrics) in results.items()
                     ]
                 )
                 print(
@@ -212,7 +215,7 @@ def study(name: str, k: int, seeds: range, units: list[str], table: dict) -> Non
                     {
                         m: f"{v:.3f} {t['TC']:.3f} {t['ET']:.3f} {t['gflops']:.0f} GF "
                         f"{t['seconds']:.0f} s"
-                        for m, (v, t) in found.items()
+                        for m, (v, t) in results.items()
                     },
                     flush=True,
                 )
@@ -233,7 +236,7 @@ def rows() -> list[dict]:
         )
     )
     for k in (5, 20):
-        for end, rival, said in (
+        for end, rival, effort in (
             ("", "U-Net", "1,000 steps (4.2)"),
             ("_long", "U-Net 2x", "2,000 steps (8.5)"),
         ):
@@ -245,7 +248,7 @@ def rows() -> list[dict]:
                     rival,
                     k,
                     f"greedy_vs_unet_{k}{end}",
-                    f"greedy pass and 150 joint steps (3.8 TFLOP) over MONAI's U-Net, {said}, "
+                    f"greedy pass and 150 joint steps (3.8 TFLOP) over MONAI's U-Net, {effort}, "
                     f"whole tumour",
                 )
             )

@@ -1,5 +1,5 @@
-"""Deep boosting against chance and doubt on MNIST: paired seeds, 40 -> 1,000 labels, labels to 95 %
-test accuracy.
+"""Deep boosting against random choice and doubt on MNIST: paired seeds, 40 -> 1,000 labels,
+labels to 95 % test accuracy.
 
     python bench/study.py boosting --seeds 10      # runs what is missing
     python bench/study.py boosting --table         # prints what is there
@@ -101,7 +101,7 @@ def mean(rows: list[dict]) -> dict[str, float]:
 
 def near_boundary(m: DeepBoosting) -> dict[str, float]:
     """Share of walked points near a boundary, walks from
-    1,000 unlabelled samples: to the flip, and by chance"""
+    1,000 unlabelled samples: to the flip, and at random"""
     i = m.pool.unlabelled_indices[:1000]
     y = m.classify(m.pool.x[i].float() / 255)[1]
     go = {

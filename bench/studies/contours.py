@@ -81,30 +81,30 @@ def sets(name: str, seed: int, k: int) -> tuple[Slices, Slices]:
 
 
 def overlap(
-    said: torch.Tensor, test: Slices, trust: torch.Tensor | None = None, **told: float
+    predicted: torch.Tensor, test: Slices, trust: torch.Tensor | None = None, **metrics: float
 ) -> tuple[float, dict]:
     """Mean Dice, its worst tenth, and the rank correlation of
     `trust` (what the method thinks of each slice) with it"""
-    d = dice(said, test.mask)
+    d = dice(predicted, test.mask)
     if trust is not None:
-        told["trust"] = float(np.nan_to_num(spearmanr(trust, d).statistic))
-    return float(d.mean()), {"tenth": float(d.quantile(0.1)), **told}
+        metrics["trust"] = float(np.nan_to_num(spearmanr(trust, d).statistic))
+    return float(d.mean()), {"tenth": float(d.quantile(0.1)), **metrics}
 
 
 def by_orbits(field, n: int) -> tuple[torch.Tensor, dict]:
     """The orbit on which most agents end, filled; the share
     of agents that failed and of slices where nothing closed"""
-    found = [outline(field.f[i], n_starts=AGENTS, seed=i) for i in range(n)]
-    failed = sum(sum(t.failed.values()) for t in found) / (n * AGENTS)
+    results = [outline(field.f[i], n_starts=AGENTS, seed=i) for i in range(n)]
+    failed = sum(sum(t.failed.values()) for t in results) / (n * AGENTS)
     best = [
         max((c for c in t.contours if c.used and not c.hole), key=lambda c: c.count, default=None)
-        for t in found
+        for t in results
     ]
-    said = [
+    predicted = [
         fill_polygon(c.orbit.points, t.mask.shape) if c else torch.zeros_like(t.mask)
-        for c, t in zip(best, found)
+        for c, t in zip(best, results)
     ]
-    return torch.stack(said), {"failed": failed, "open": sum(c is None for c in best) / n}
+    return torch.stack(predicted), {"failed": failed, "open": sum(c is None for c in best) / n}
 
 
 def masks(train: Slices, test: Slices, seed: int, steps: int, tag: str) -> dict:
@@ -114,24 +114,27 @@ def masks(train: Slices, test: Slices, seed: int, steps: int, tag: str) -> dict:
         pass
     net = training.net
     p = outputs(net, test.image)[:, 0].sigmoid()
-    said = p > 0.5
+    predicted = p > 0.5
     sure = (
-        2 * (p * said).flatten(1).sum(1) / (p + said).flatten(1).sum(1)
+        2 * (p * predicted).flatten(1).sum(1) / (p + predicted).flatten(1).sum(1)
     )  # soft Dice with its own threshold
-    return {tag: overlap(said, test, sure), f"{tag}, largest": overlap(largest(said), test, sure)}
+    return {
+        tag: overlap(predicted, test, sure),
+        f"{tag}, largest": overlap(largest(predicted), test, sure),
+    }
 
 
 def read(out: torch.Tensor, test: Slices, tag: str) -> dict:
     """Three readings of one learnt field: threshold of its
     distance, agents on it as it is, and on the consistent one"""
     plain = largest(out[:, 0] < 0)
-    found = {f"{tag}, threshold": overlap(plain, test)}
+    results = {f"{tag}, threshold": overlap(plain, test)}
     for name, consistent in (("own field", False), ("orbits", True)):
-        said, told = by_orbits(learnt_field(out, consistent=consistent)[1], len(test))
-        found[f"{tag}, {name}"] = overlap(
-            said, test, dice(said, plain), **told
+        predicted, metrics = by_orbits(learnt_field(out, consistent=consistent)[1], len(test))
+        results[f"{tag}, {name}"] = overlap(
+            predicted, test, dice(predicted, plain), **metrics
         )  # trust: do both readings agree?
-    return found
+    return results
 
 
 def short(train: Slices, test: Slices, seed: int) -> dict:
@@ -165,8 +168,8 @@ def tracer(train: Slices, test: Slices, seed: int, oriented: bool = False) -> di
 
 def clicked(train: Slices, test: Slices, seed: int) -> dict:
     """Networks that take clicks: Dice after one click, after
-    more in `told`; the mask's zero contour is bent alike"""
-    found, truth = {}, signed_distance(test.mask)
+    more in the metrics; the mask's zero contour is bent alike"""
+    results, truth = {}, signed_distance(test.mask)
     for tag, flag in (("clicks, field", True), ("clicks, mask", False)):
         training = studied_unet(train, seed, field=flag, steps=SETTINGS["long"], hint=ClickHint())
         for _ in training:
@@ -189,7 +192,7 @@ def clicked(train: Slices, test: Slices, seed: int) -> dict:
             (outputs(net, torch.cat([test.image, torch.zeros_like(test.image)], 1))[::2, 0] < 0)
             ^ (not flag)
         )
-        found[tag] = (
+        results[tag] = (
             float(d[:, 0].mean()),
             {
                 "c0": float(dice(none, test.mask[::2]).mean()),
@@ -203,7 +206,7 @@ def clicked(train: Slices, test: Slices, seed: int) -> dict:
                 ),
             },
         )
-    return found
+    return results
 
 
 def guesser(net: torch.nn.Module, image: torch.Tensor, flag: bool):
@@ -261,12 +264,12 @@ def run(name: str, k: int, seeds: range, units: list[str]) -> None:
                 if any(p.labels == k for p in ledger.points(Key(name, FIRST[unit], 0, seed))):
                     continue
                 t = time.time()
-                found = UNITS[unit](*sets(name, seed, k), seed)
+                results = UNITS[unit](*sets(name, seed, k), seed)
                 took = time.time() - t
                 ledger.add_many(
                     [
-                        (Key(name, m, 0, seed), Point(k, value, took, metrics=told))
-                        for m, (value, told) in found.items()
+                        (Key(name, m, 0, seed), Point(k, value, took, metrics=metrics))
+                        for m, (value, metrics) in results.items()
                     ]
                 )
                 print(
@@ -274,7 +277,7 @@ def run(name: str, k: int, seeds: range, units: list[str]) -> None:
                     k,
                     seed,
                     unit,
-                    {m: round(v, 3) for m, (v, _) in found.items()},
+                    {m: round(v, 3) for m, (v, _) in results.items()},
                     f"{took:.0f} s",
                     flush=True,
                 )

@@ -247,7 +247,7 @@ def rows() -> list[dict]:
     theirs = {m: np.array([peer_run(m, s)[-1] for s in range(PEER_SEEDS)]) for m in METHODS}
     peer = (time.perf_counter() - t) / PEER_SEEDS * SEEDS
     torch.set_num_threads(1)
-    said = "; ".join(
+    words = "; ".join(
         f"{m} {reached[m].mean():.3f} +-{2.09 * reached[m].std(ddof=1) / SEEDS**0.5:.3f} and "
         f"{theirs[m].mean():.3f} ({theirs[m].min():.3f}..{theirs[m].max():.3f})"
         for m in METHODS
@@ -266,7 +266,7 @@ def rows() -> list[dict]:
             "note": f"per point, {SEEDS} seeds x {len(BUDGETS)} budgets of ours (two processes) "
             f"against {PEER_SEEDS} seeds of "
             f"theirs (one process, {os.cpu_count()} threads); accuracy at 1,000 labels, ours and "
-            f"theirs: {said}",
+            f"theirs: {words}",
         },
         {
             "name": "study_speed_limit",

@@ -49,7 +49,7 @@ class SavedBytes:
 
 
 class Held:
-    "A tensor in the graph; tells its counter when it is released"
+    "A tensor in the graph; informs its counter when it is released"
 
     __slots__ = ("counter", "tensor", "key", "size")
 

@@ -308,7 +308,7 @@ def play(
 def advance(
     home: World, recipe: Recipe, task: Task, goals: Sequence[int], run: SeedRun
 ) -> Iterator[tuple[str, dict]]:
-    "Measures a trained run where a budget is met and asks on; an error is kept with the run"
+    "Measures a trained run at a budget and asks for the next labels; an error stays with the run"
     n, classifier = len(run.order), CLASSIFIERS[STRATEGIES[task.method].classifier]
     goal = goals[0] if n < goals[0] else goals[1] if len(goals) > 1 else n
     try:

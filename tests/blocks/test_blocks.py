@@ -222,17 +222,17 @@ def test_augmentation_repeats_and_names_bad_input():
 
 
 def test_scores_by_hand_and_against_monai():
-    true, said = discs(4), discs(4).roll(3, -1)
-    found = scores(onehot(said), true)
+    true, predicted = discs(4), discs(4).roll(3, -1)
+    result = scores(onehot(predicted), true)
     for r in range(3):
-        a, b = said > r, true > r
+        a, b = predicted > r, true > r
         both = (a & b).flatten(1).sum(1)
         torch.testing.assert_close(
-            found.dice[:, r], 2 * both / (a.flatten(1).sum(1) + b.flatten(1).sum(1))
+            result.dice[:, r], 2 * both / (a.flatten(1).sum(1) + b.flatten(1).sum(1))
         )
-        torch.testing.assert_close(found.sensitivity[:, r], both / b.flatten(1).sum(1))
+        torch.testing.assert_close(result.sensitivity[:, r], both / b.flatten(1).sum(1))
     regions = lambda label: torch.stack([label > r for r in range(3)], 1).float()
-    torch.testing.assert_close(found.dice, compute_dice(regions(said), regions(true)))
+    torch.testing.assert_close(result.dice, compute_dice(regions(predicted), regions(true)))
 
 
 def test_absent_regions_are_defined():
@@ -240,9 +240,9 @@ def test_absent_regions_are_defined():
     core[0, 2:5, 2:5] = 2
     assert scores(onehot(none), none).dice.tolist() == [[1.0, 1.0, 1.0]]
     assert scores(onehot(core), none).dice.tolist() == [[0.0, 0.0, 1.0]]
-    found = scores(onehot(none), core)
-    assert found.dice.tolist() == [[0.0, 0.0, 1.0]]
-    assert found.sensitivity[0, :2].tolist() == [0.0, 0.0] and math.isnan(found.sensitivity[0, 2])
+    result = scores(onehot(none), core)
+    assert result.dice.tolist() == [[0.0, 0.0, 1.0]]
+    assert result.sensitivity[0, :2].tolist() == [0.0, 0.0] and math.isnan(result.sensitivity[0, 2])
 
 
 @pytest.mark.cuda

@@ -141,10 +141,10 @@ def test_all_ways_learn_nested_discs(mode):
     m = made(mode, train, {"steps": 60 if mode == "greedy" else 120, "batch": 4, "lr": 1e-2})
     for _ in m:
         pass
-    found = m.measure(test)
-    assert found.dice.shape == ((1 if mode == "unet" else 4), 8, 3)
-    assert float(found.dice[-1].mean()) > 0.75, (mode, found.dice.mean(1))
-    assert float(found.sensitivity[-1].nanmean()) > 0.7
+    result = m.measure(test)
+    assert result.dice.shape == ((1 if mode == "unet" else 4), 8, 3)
+    assert float(result.dice[-1].mean()) > 0.75, (mode, result.dice.mean(1))
+    assert float(result.sensitivity[-1].nanmean()) > 0.7
 
 
 def test_three_dimensions():
@@ -164,9 +164,9 @@ def test_three_dimensions():
 def test_shares_are_shares_and_only_of_blocks_that_began():
     m = made(every=2, test=targets(3, seed=4))
     for step in m:
-        said = m.predict(m.train.image)
-        assert len(said) == m.trained
-        for s, scale in zip(said, m.scales):
+        predicted = m.predict(m.train.image)
+        assert len(predicted) == m.trained
+        for s, scale in zip(predicted, m.scales):
             assert s.shape == (6, 4, 32 // scale, 32 // scale)
             torch.testing.assert_close(s.sum(1), torch.ones_like(s[:, 0]))
     assert [len(c["dice"]) for c in m.curve] == sorted(len(c["dice"]) for c in m.curve) and m.curve[
@@ -433,8 +433,8 @@ def test_one_scan_and_absent_levels_are_defined(mode):
     for _ in m:
         pass
     assert m.folds == 0 and torch.isfinite(torch.tensor(m.losses)).all()
-    found = m.measure(targets(2))
-    assert torch.isfinite(found.dice).all()
+    result = m.measure(targets(2))
+    assert torch.isfinite(result.dice).all()
     nothing = Scans(lone.image, torch.zeros_like(lone.label), lone.subject)
     m = made(mode, nothing)
     for _ in m:

@@ -73,8 +73,8 @@ def test_blocks_learn_one_after_the_other(tmp_path):
         p.wait_for_function(
             "() => document.querySelector('.deffi-status')?.innerText?.includes('saved as')"
         )
-        kept = (tmp_path / "browser-blocks.html").read_text()
-        assert "Block by block" in kept and "<script src" not in kept
+        saved = (tmp_path / "browser-blocks.html").read_text()
+        assert "Block by block" in saved and "<script src" not in saved
         p.locator(".deffi-preset select").first.select_option("fails: one label")
         p.wait_for_function(SAYS, arg=["strip", "1/8 learns"], timeout=60_000)
         v.press("start")

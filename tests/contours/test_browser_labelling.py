@@ -188,8 +188,8 @@ def test_a_label_drawn_becomes_a_dynamical_system(tmp_path):
         p.wait_for_function(
             "() => document.querySelector('.deffi-status')?.innerText?.includes('saved as')"
         )
-        kept = (tmp_path / "browser-labelling.html").read_text()
-        assert "return map" in kept and "<script src" not in kept
+        saved = (tmp_path / "browser-labelling.html").read_text()
+        assert "return map" in saved and "<script src" not in saved
         v.press("stop")
         v.wait_status("stopped")
         assert p.locator(".deffi-error").first.inner_text().strip() == "" and p.complaints == []

@@ -44,8 +44,8 @@ def test_first_clicks_lie_on_the_boundary_at_all_its_places():
 
 def test_the_next_click_is_where_the_contour_is_most_wrong():
     phi = discs((30, 34, 14))
-    said = discs((38, 34, 14)) < 0  # pushed to the right: the left rim is furthest
-    x, y = next_click(said[None], phi[None], make_generator(0), 0.0)[0].tolist()
+    predicted = discs((38, 34, 14)) < 0  # pushed to the right: the left rim is furthest
+    x, y = next_click(predicted[None], phi[None], make_generator(0), 0.0)[0].tolist()
     assert x < 20 and 28 < y < 40
     empty = torch.zeros(1, 64, 72, dtype=torch.bool)
     for m in (empty, ~empty):
@@ -76,10 +76,10 @@ def test_hints_hold_none_to_four_clicks():
     c = ClickHint(jitter=0.0)(phi, make_generator(0))
     peaks = (c == 1).flatten(1).sum(1)
     assert peaks.min() == 0 and 3 <= peaks.max() <= 4 and len(peaks.unique()) >= 4
-    gone = ClickHint()(
+    hint = ClickHint()(
         torch.full((2, 64, 72), 9.0), make_generator(0)
     )  # the boundary was moved out of the image
-    assert gone.shape == (2, 1, 64, 72) and not gone.any()
+    assert hint.shape == (2, 1, 64, 72) and not hint.any()
 
 
 def test_bending_passes_through_the_clicks_and_leaves_the_rest():

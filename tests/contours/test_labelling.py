@@ -195,8 +195,8 @@ def steps(method, n):
 def test_live_agents_arrive_and_the_watched_one_closes():
     method = LabelDynamics(shapes()["U"], FlowKnobs(k=0.005, agents=100), seed=1)
     method.place(6.0, 64.0)
-    found = steps(method, 2400)
-    assert found[-1]["arrived"] == 1 and found[0]["distance"] > 4 > 0.2 > found[-1]["distance"]
+    walked = steps(method, 2400)
+    assert walked[-1]["arrived"] == 1 and walked[0]["distance"] > 4 > 0.2 > walked[-1]["distance"]
     assert method.trails.shape == (100, method.trail, 2) and torch.equal(
         method.trails[:, -1], method.p
     )

@@ -174,15 +174,15 @@ def test_fill_takes_even_odd_and_names_bad_polygons():
 
 def test_union_leaves_out_what_is_small_rare_or_against_the_rest():
     mask = shapes()["two discs"]
-    found = orbits(field(mask), random_starts((128, 128), 100, 1))
-    big = max(o.area for o in found)
-    assert dice(union_mask(found, (128, 128))[0], mask) > 0.99
-    one, contours = union_mask(found, (128, 128), least=big - 1)
+    loops = orbits(field(mask), random_starts((128, 128), 100, 1))
+    big = max(o.area for o in loops)
+    assert dice(union_mask(loops, (128, 128))[0], mask) > 0.99
+    one, contours = union_mask(loops, (128, 128), least=big - 1)
     assert int(one.sum()) == pytest.approx(big, rel=0.02) and [c.used for c in contours] == [
         True,
         False,
     ]
-    few = [o for o in found if o.area > big - 5] + [o for o in found if o.area < big - 5][:1]
+    few = [o for o in loops if o.area > big - 5] + [o for o in loops if o.area < big - 5][:1]
     assert [c.used for c in union_mask(few, (128, 128), share=0.1)[1]] == [True, False]
     assert not union_mask([], (8, 8))[0].any()
 

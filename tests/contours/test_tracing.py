@@ -335,12 +335,12 @@ def test_closing_finds_the_last_turn_of_a_spiral():
     spiral = torch.stack([20 + r * t.cos(), 20 + r * t.sin()], 1)
     line = torch.stack([t, t], 1)
     slow = torch.stack([20 + (20 - 0.3 * t) * t.cos(), 20 + (20 - 0.3 * t) * t.sin()], 1)
-    found = closing(torch.stack([spiral, line, slow], 1))
-    assert [o.reason for o in found] == ["closed", "no return", "no convergence"]
-    assert found[0].closed and not len(found[1].points) and 60 <= len(found[0].points) <= 64
+    traced = closing(torch.stack([spiral, line, slow], 1))
+    assert [o.reason for o in traced] == ["closed", "no return", "no convergence"]
+    assert traced[0].closed and not len(traced[1].points) and 60 <= len(traced[0].points) <= 64
     assert (
-        abs(float((found[0].points - 20).norm(dim=1).mean()) - 10) < 0.01
-        and found[0].residual < 0.01
+        abs(float((traced[0].points - 20).norm(dim=1).mean()) - 10) < 0.01
+        and traced[0].residual < 0.01
     )
 
 

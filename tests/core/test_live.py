@@ -192,8 +192,8 @@ def test_every_failure_ends_in_failed_with_the_checkpoint_whole(tmp_path, error,
         with pytest.raises(type(error) if error else FloatingPointError):
             run.run()
     assert run.status == "failed" and word in run.error and "Traceback" in run.error
-    kept = load_state(path)
-    assert kept["method"]["index"] == 18  # the boundary before step 20
+    saved = load_state(path)
+    assert saved["method"]["index"] == 18  # the boundary before step 20
     before = path.read_bytes()
     run.start()
     run.step()

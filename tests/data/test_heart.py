@@ -458,8 +458,8 @@ def test_copies_are_found_wherever_they_lie_and_across_patients_only():
             torch.stack([s.mask[big[0]], s.mask[big[1]].roll((2, -3), (0, 1)), s.mask[big[2]]]),
         ]
     )
-    found = duplicated(m, [*subject, "new", "new", subject[big[2]]])
-    assert found == sorted([(big[0], 400), (big[1], 401)])
+    twice = duplicated(m, [*subject, "new", "new", subject[big[2]]])
+    assert twice == sorted([(big[0], 400), (big[1], 401)])
 
 
 def test_a_copy_that_differs_by_a_pixel_is_found_and_a_redrawn_one_is_not():

@@ -76,9 +76,12 @@ def test_a_threshold_does_not_solve_it():
     stays far from the mask: brightness alone is no label"""
     best = torch.zeros(256)
     for t in torch.linspace(0.1, 1.0, 19):
-        said = many.image[:, 0] > t
+        predicted = many.image[:, 0] > t
         best = torch.maximum(
-            best, 2 * (said & many.mask).sum((1, 2)) / (said.sum((1, 2)) + many.mask.sum((1, 2)))
+            best,
+            2
+            * (predicted & many.mask).sum((1, 2))
+            / (predicted.sum((1, 2)) + many.mask.sum((1, 2))),
         )
     assert float(best.mean()) < 0.7
 

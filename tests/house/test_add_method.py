@@ -95,7 +95,7 @@ def test_the_words_are_about_forty_with_a_line_each():
     rows = re.findall(r"^\| (\w[^|]*) \| ([^|]+) \|$", table, re.M)
     assert 35 <= len(rows) <= 55
     assert [w for w, _ in rows] == sorted((w for w, _ in rows), key=str.lower)
-    assert max(len(said) for _, said in rows) <= 100
+    assert max(len(meaning) for _, meaning in rows) <= 100
     for word in "prediction metrics rng run lane probe pool oracle strategy view control".split():
         assert word in {w for w, _ in rows}, word
 

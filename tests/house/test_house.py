@@ -40,6 +40,7 @@ modules = [
 notebooks = [
     p for p in sorted((root / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts
 ]
+scripts = [p for name in ("bench", "tests", "tools") for p in sorted((root / name).rglob("*.py"))]
 named = {"ids": lambda p: str(p.relative_to(root))}
 
 
@@ -177,7 +178,7 @@ def code(path: Path) -> str:
     return "\n".join(s for s in sources if not re.search(r"^\s*[%!]", s, re.M))
 
 
-@pytest.mark.parametrize("path", modules + notebooks, **named)
+@pytest.mark.parametrize("path", modules + notebooks + scripts, **named)
 def test_names_are_the_fields_words(path):
     """prediction, metrics, result, owner, rng: a reader need not learn words of this house"""
     names = identifiers(ast.parse(code(path)))

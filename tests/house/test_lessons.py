@@ -41,16 +41,16 @@ def prose(source: str) -> str:
 
 @pytest.mark.parametrize("path", LESSONS, **named)
 def test_no_measured_decimal_is_typed_in_prose(path):
-    found = [d for s in sources(path, "markdown") for d in re.findall(r"\d*\.\d+", prose(s))]
-    assert not found, "render it from the ledger: show.lesson.verdicts"
+    decimals = [d for s in sources(path, "markdown") for d in re.findall(r"\d*\.\d+", prose(s))]
+    assert not decimals, "render it from the ledger: show.lesson.verdicts"
 
 
 @pytest.mark.parametrize("path", LESSONS, **named)
 def test_each_lesson_renders_its_verdicts_with_controls(path):
     """What verdicts printed stands in the notebook, with the control in grey"""
     outputs = [o for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", [])]
-    said = ["".join(o["data"].get("text/markdown", "")) for o in outputs if "data" in o]
-    assert [s for s in said if "Against its control" in s and "<span style=" in s]
+    shown = ["".join(o["data"].get("text/markdown", "")) for o in outputs if "data" in o]
+    assert [s for s in shown if "Against its control" in s and "<span style=" in s]
 
 
 @pytest.mark.parametrize("path", LESSONS, **named)

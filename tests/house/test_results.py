@@ -77,11 +77,11 @@ def test_dice_of_outlines(data, title, budgets):
     for method, row in names.items():
         for k in budgets:
             v = measured("labelling", data, method, k)
-            said = [
+            shown = [
                 float(x)
                 for x in re.findall(r"[\d.]+", cell(title, row, f"{k} label{'s' * (k > 1)}"))
             ]
-            assert said == pytest.approx([np.mean(v), min(v), max(v), len(v)], abs=6e-4)
+            assert shown == pytest.approx([np.mean(v), min(v), max(v), len(v)], abs=6e-4)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_dice_of_outlines(data, title, budgets):
 def test_dice_of_tumours(data, title, k):
     for method, column in (("greedy", "greedy"), ("U-Net", "U-Net, 1,000 steps")):
         v = [np.mean(measured("blockwise", data, method, k, c)) for c in ("value", "TC", "ET")]
-        said = [float(x) for x in re.findall(r"[\d.]+", cell(f"{title}, labels", str(k), column))]
-        assert said[:3] == pytest.approx(v, abs=6e-4)
-        assert said[3] == len(measured("blockwise", data, method, k))
+        shown = [float(x) for x in re.findall(r"[\d.]+", cell(f"{title}, labels", str(k), column))]
+        assert shown[:3] == pytest.approx(v, abs=6e-4)
+        assert shown[3] == len(measured("blockwise", data, method, k))
 
 
 def test_differences_are_paired_over_seeds():

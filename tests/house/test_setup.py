@@ -98,12 +98,12 @@ def test_torch_comes_with_the_pin_alone_unless_cpu_is_asked_for():
 
 
 def test_without_a_driver_one_line_says_that_cpu_exists():
-    def line(environ=None, system="linux", found=False, installed=False):
-        return setup_env.advice(environ or {}, system, found, installed)
+    def line(environ=None, system="linux", has_driver=False, installed=False):
+        return setup_env.advice(environ or {}, system, has_driver, installed)
 
     assert "make lab CPU=1" in line() and "\n" not in line()
     assert not line({"CPU": "1"}) and not line(system="darwin")
-    assert not line(found=True) and not line(installed=True)
+    assert not line(has_driver=True) and not line(installed=True)
 
 
 def test_an_index_that_has_no_torch_ends_in_one_line(monkeypatch):

@@ -27,9 +27,9 @@ def losses(method: TrainVAE, n: int) -> list[float]:
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_loss_falls(x, kind, bf16):
-    found = losses(TrainVAE(x, kind=kind, bf16=bf16, seed=1), 60)
-    assert found[0] == pytest.approx(28 * 28 * 0.693, rel=0.02) and sum(found[-5:]) / 5 < 240
-    assert all(isinstance(v, float) for v in found)
+    measured = losses(TrainVAE(x, kind=kind, bf16=bf16, seed=1), 60)
+    assert measured[0] == pytest.approx(28 * 28 * 0.693, rel=0.02) and sum(measured[-5:]) / 5 < 240
+    assert all(isinstance(v, float) for v in measured)
 
 
 def test_bfloat16_learns_as_float32_does(x):
@@ -184,8 +184,8 @@ def test_learns_and_resumes_on_a_gpu(x, kind):
         return TrainVAE(x.cuda(), kind=kind, seed=seed)
 
     first, second = make(0), make(1)
-    found = losses(first, 40)
-    assert found[-1] < 280 and next(first.vae.parameters()).is_cuda
+    measured = losses(first, 40)
+    assert measured[-1] < 280 and next(first.vae.parameters()).is_cuda
     second.load_state_dict(first.state_dict())
     assert losses(second, 5) == pytest.approx(losses(first, 5), rel=1e-3)
     assert isinstance(bf16_is_fast("cuda"), bool)

@@ -53,9 +53,9 @@ def test_a_pure_shift_moves_by_the_drawn_pixels_and_lets_zeros_in(seed):
         row, column = image[0].sum(1) @ at, image[0].sum(0) @ at
         assert float(column) == pytest.approx(10 - float(a) * place * side, abs=1e-3)
         assert float(row) == pytest.approx(10 - float(b) * place * side, abs=1e-3)
-    gone = warp(torch.ones(4, 1, side, side), make_generator(seed), 0, 0, 0, place)
+    outside = warp(torch.ones(4, 1, side, side), make_generator(seed), 0, 0, 0, place)
     share = (1 - (u[3] * place).abs()) * (1 - (u[4] * place).abs())
-    torch.testing.assert_close(gone.mean((1, 2, 3)), share, rtol=0, atol=0.02)
+    torch.testing.assert_close(outside.mean((1, 2, 3)), share, rtol=0, atol=0.02)
 
 
 def test_turning_keeps_the_middle_and_scaling_changes_the_area():

@@ -185,11 +185,11 @@ def test_shift_moves_whole_images(channels):
     out = shift(x, make_generator(0), 2)
     padded, seen = F.pad(x, (2, 2, 2, 2)), set()
     for a, b in zip(padded, out):
-        found = [
+        result = [
             (i, j) for i in range(5) for j in range(5) if torch.equal(a[:, i : i + 9, j : j + 9], b)
         ]
-        assert len(found) == 1
-        seen |= set(found)
+        assert len(result) == 1
+        seen |= set(result)
     assert len(seen) == 25  # every offset comes up, corners too
     assert torch.equal(shift(x, make_generator(0), 2), out) and shift(x, pixels=0) is x
 
@@ -215,11 +215,11 @@ def test_one_step_is_adamw_on_cross_entropy(data):
     loss = F.cross_entropy(hand(unit(data.x[:100][i])), data.y[:100][i])
     loss.backward()
     optimiser.step()
-    found = next(
+    result = next(
         train_classifier(
             net, data.x[:100], data.y[:100], steps=1, generator=make_generator(3), pixels=0
         )
     )
-    assert found == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert result == pytest.approx(float(loss.detach()), rel=1e-5)
     for a, b in zip(net.parameters(), hand.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

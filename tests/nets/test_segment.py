@@ -43,8 +43,10 @@ def test_nothing_asked_of_augmentation_changes_nothing_but_a_flip(labelled):
     image, phi = labelled
     a, p = augment(image.clamp(0, 1), phi, make_generator(1), 0, 0, 0, 0)
     for i in range(2):
-        kept = min(float((p[i] - phi[i]).abs().max()), float((p[i] - phi[i].flip(-1)).abs().max()))
-        assert kept < 1e-3
+        difference = min(
+            float((p[i] - phi[i]).abs().max()), float((p[i] - phi[i].flip(-1)).abs().max())
+        )
+        assert difference < 1e-3
         assert (
             min(
                 float((a[i, 0] - image[i, 0].clamp(0, 1)).abs().max()),
@@ -205,8 +207,8 @@ def test_the_largest_piece_is_kept_and_filled():
     m[0, 2:10, 2:10] = True
     m[0, 5, 5] = False
     m[0, 15:17, 15:17] = True
-    kept = largest(m)
-    assert kept[0].sum() == 64 and not kept[0, 15:].any() and not kept[1].any()
+    piece = largest(m)
+    assert piece[0].sum() == 64 and not piece[0, 15:].any() and not piece[1].any()
 
 
 @pytest.mark.parametrize(

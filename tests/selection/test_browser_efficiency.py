@@ -141,8 +141,8 @@ def test_the_chart_tells_who_needs_fewer_labels(tmp_path):
         p.wait_for_function(
             "() => document.querySelector('.deffi-status')?.innerText?.includes('.html')"
         )
-        kept = (tmp_path / "browser-efficiency.html").read_text()
-        assert "fewer labels than random" in kept and "<script src" not in kept
+        saved = (tmp_path / "browser-efficiency.html").read_text()
+        assert "fewer labels than random" in saved and "<script src" not in saved
         assert p.locator(".deffi-error").first.inner_text().strip() == "" and p.complaints == []
 
 

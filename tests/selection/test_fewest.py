@@ -231,7 +231,7 @@ def test_run_drives_it_saves_and_loads(data, whole, tmp_path):
     assert equal(other.method, whole)
 
 
-def test_an_oracle_that_fails_is_told_and_the_round_can_be_asked_again(data, whole):
+def test_an_oracle_that_fails_is_reported_and_the_round_can_be_asked_again(data, whole):
     broken = [True]
 
     def oracle(i):

@@ -188,13 +188,13 @@ def test_few_labels_on_mnist_go_far_and_more_go_further():
     g = knn_graph(whiten(z).apply(z))
     mean = {}
     for m in (10, 30, 100):
-        found = []
+        accuracies = []
         for seed in range(5):
             i = torch.randperm(len(z), generator=make_generator(seed))[:m]
-            found.append(
+            accuracies.append(
                 float((poisson(g, i, data.y_test[i], 10).argmax(1) == data.y_test).float().mean())
             )
-        mean[m] = np.mean(found)
+        mean[m] = np.mean(accuracies)
     assert mean[10] < mean[30] < mean[100] and mean[10] > 0.35 and mean[100] > 0.85
 
 

@@ -605,12 +605,12 @@ def test_badge_draws_by_the_chances_of_scikit_activeml(problem):
     assert np.allclose(latest, torch.minimum(second, size), atol=1e-9)
     away = torch.minimum(second[:, None], (g[:, None] - g).square().sum(2))  # [n, second pick]
     third = (away / away.sum(0)) @ (second / second.sum())
-    for turn, chance in ((1, second), (2, third)):
-        chance = (chance / chance.sum()).numpy()
+    for turn, probability in ((1, second), (2, third)):
+        probability = (probability / probability.sum()).numpy()
         seen = np.bincount(picks[:, turn].numpy(), minlength=24)
-        can = chance > 1e-9
-        assert seen[~can].sum() == 0 and can.sum() > 15 and (chance[can] * runs).min() > 4
-        assert chisquare(seen[can], chance[can] * runs).pvalue > 1e-3
+        can = probability > 1e-9
+        assert seen[~can].sum() == 0 and can.sum() > 15 and (probability[can] * runs).min() > 4
+        assert chisquare(seen[can], probability[can] * runs).pvalue > 1e-3
 
 
 def test_maxherding_covers_what_that_of_scikit_activeml_covers(problem):

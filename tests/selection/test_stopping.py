@@ -58,31 +58,33 @@ def test_uncertainty_by_hand():
 
 def feed(shares, n=1000, **knobs):
     "Predictions of which a given share changes each round; what was advised"
-    said, stopper, out = torch.arange(n) % 10, Stopper(StoppingKnobs(**knobs)), []
-    out.append(stopper.update(said))
+    classes, stopper, out = torch.arange(n) % 10, Stopper(StoppingKnobs(**knobs)), []
+    out.append(stopper.update(classes))
     for share in shares:
-        said = said.clone()
-        said[: round(share * n)] = (said[: round(share * n)] + 1) % 10
-        out.append(stopper.update(said))
+        classes = classes.clone()
+        classes[: round(share * n)] = (classes[: round(share * n)] + 1) % 10
+        out.append(stopper.update(classes))
     return out
 
 
 def test_kappa_stops_where_the_mean_of_three_rounds_is_calm():
-    said = feed([0.2, 0.004, 0.004, 0.004, 0.3])
-    assert [a.stop for a in said] == [False, False, False, False, True, False]
+    advice = feed([0.2, 0.004, 0.004, 0.004, 0.3])
+    assert [a.stop for a in advice] == [False, False, False, False, True, False]
     assert (
-        said[4].value == pytest.approx(1 - 0.004 / 0.9, abs=1e-3)
-        and "≥ 0.99 over 3 rounds" in said[4].reason
+        advice[4].value == pytest.approx(1 - 0.004 / 0.9, abs=1e-3)
+        and "≥ 0.99 over 3 rounds" in advice[4].reason
     )
     assert (
-        np.isnan(said[0].value) and "first round" in said[0].reason and "2 of 3" in said[2].reason
+        np.isnan(advice[0].value)
+        and "first round" in advice[0].reason
+        and "2 of 3" in advice[2].reason
     )
 
 
 @pytest.mark.parametrize("criterion", ["change", "f-score"])
 def test_change_must_be_small_in_each_round(criterion):
-    said = feed([0.005, 0.02, 0.005, 0.005, 0.005], criterion=criterion)
-    assert [a.stop for a in said] == [False] * 5 + [True]
+    advice = feed([0.005, 0.02, 0.005, 0.005, 0.005], criterion=criterion)
+    assert [a.stop for a in advice] == [False] * 5 + [True]
     assert [a.stop for a in feed([0.02, 0.02], criterion=criterion, window=1, change=0.03)] == [
         False,
         True,
@@ -93,8 +95,8 @@ def test_change_must_be_small_in_each_round(criterion):
 def test_sure_networks_stop_on_uncertainty_and_confidence():
     for criterion in ("uncertainty", "confidence"):
         s = Stopper(StoppingKnobs(criterion=criterion, window=2))
-        said = [s.update(torch.eye(10) * scale) for scale in (1.0, 5.0, 12.0, 12.0)]
-        assert [a.stop for a in said] == [False, False, False, True], criterion
+        advice = [s.update(torch.eye(10) * scale) for scale in (1.0, 5.0, 12.0, 12.0)]
+        assert [a.stop for a in advice] == [False, False, False, True], criterion
 
 
 def test_a_window_of_one_and_a_threshold_of_one():

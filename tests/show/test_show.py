@@ -117,7 +117,7 @@ def test_layers_hold_copies_and_take_tensors():
     )
 
 
-def test_a_scene_can_be_told_in_words():
+def test_a_scene_can_be_described_in_words():
     words = describe(every_layer())
     for part in (
         "map: regions of 10 classes, 50 points in",
@@ -193,7 +193,7 @@ def test_gate_never_has_two_frames_out(orders):
 
 
 class FakePage:
-    "The far end of a canvas: keeps what comes, answers when told"
+    "The far end of a canvas: keeps what comes, answers when asked"
 
     def __init__(self, canvas, prompt=False):
         self.canvas, self.frames, self.prompt = canvas, [], prompt
@@ -316,17 +316,17 @@ def test_page_is_answered_where_it_asks(monkeypatch):
         pytest.skip("this ipykernel sends messages where the page says")
     monkeypatch.setattr("comm.create_comm", lambda **how: Comm(show_warning=False, **how))
 
-    def heard(widget):
+    def subshell(widget):
         widget.comm._reply_subshell_id = "gone"
         return widget.comm._reply_subshell_for({}, "mine")
 
     def all_of(widget):
         return [widget, *(w for c in getattr(widget, "children", ()) for w in all_of(c))]
 
-    assert heard(Button()) == "gone", "ipykernel no longer needs the cure"
+    assert subshell(Button()) == "gone", "ipykernel no longer needs the cure"
     widgets = all_of(Lab(Run(Count()), lambda m: picture(m.i)).widget)
     assert len(widgets) > 8 and any(isinstance(w, SceneCanvas) for w in widgets)
-    assert {heard(w) for w in widgets} == {"mine"}
+    assert {subshell(w) for w in widgets} == {"mine"}
 
 
 def test_status_and_error_are_escaped():

@@ -449,8 +449,8 @@ def test_failures_switches_and_advice_are_written():
     )
     scene = EfficiencyView(["random", "x"]).scene(study)
     assert [la[0] for la in scene["efficiency"].legend()] == ["random", "x (off, 1 failed)"]
-    said = [t.text for t in scene["table"].layers]
-    assert "off, 1 failed · stop: kappa 0.991 ≥ 0.99" in said and "no run yet" in said
+    texts = [t.text for t in scene["table"].layers]
+    assert "off, 1 failed · stop: kappa 0.991 ≥ 0.99" in texts and "no run yet" in texts
 
 
 def test_runs_as_csv(tmp_path):

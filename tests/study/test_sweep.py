@@ -92,7 +92,7 @@ def test_a_dask_cluster_gives_the_same_ledger(tmp_path, whole):
 
 def test_a_dask_scheduler_of_its_own_gives_the_same_ledger(tmp_path, whole):
     distributed = dask()
-    told = tmp_path / "scheduler.json"
+    scheduler = tmp_path / "scheduler.json"
     env = {
         **os.environ,
         "PYTHONPATH": f"{here}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
@@ -109,14 +109,14 @@ def test_a_dask_scheduler_of_its_own_gives_the_same_ledger(tmp_path, whole):
         "--no-dashboard",
         "--no-jupyter",
         "--scheduler-file",
-        str(told),
+        str(scheduler),
     ]
     worker = [
         sys.executable,
         "-m",
         "distributed.cli.dask_worker",
         "--scheduler-file",
-        str(told),
+        str(scheduler),
         "--nthreads",
         "1",
         "--host",
@@ -129,7 +129,7 @@ def test_a_dask_scheduler_of_its_own_gives_the_same_ledger(tmp_path, whole):
     quiet = dict(env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     started = [subprocess.Popen(c, **quiet) for c in (command, worker, worker)]
     try:
-        with distributed.Client(scheduler_file=str(told), timeout=60) as client:
+        with distributed.Client(scheduler_file=str(scheduler), timeout=60) as client:
             client.wait_for_workers(2, timeout=60)
             go(tmp_path / "l", executor=client.get_executor())
     finally:
@@ -203,11 +203,11 @@ def test_ctrl_c_stops_cleanly_and_the_rest_is_done_later(tmp_path, n):
 
 
 def test_progress_tells_what_is_left(tmp_path, capsys):
-    said = []
+    reports = []
     with Ledger(tmp_path / "l", "test") as ledger:
-        Sweep(nearest_mean, plan(), ledger).run(progress=lambda *a: said.append(a))
-    assert [s[0] for s in said] == list(range(2, 41, 2)) and {s[1] for s in said} == {40}
-    assert said[-1][2] == 0 and all(s[2] > 0 for s in said[:-1])
+        Sweep(nearest_mean, plan(), ledger).run(progress=lambda *a: reports.append(a))
+    assert [s[0] for s in reports] == list(range(2, 41, 2)) and {s[1] for s in reports} == {40}
+    assert reports[-1][2] == 0 and all(s[2] > 0 for s in reports[:-1])
     with Ledger(tmp_path / "m", "test") as ledger:
         Sweep(nearest_mean, plan(), ledger).run()
     assert "40/40" in capsys.readouterr().err

@@ -98,8 +98,8 @@ def patches(
     None: along x).
 
     `images`: [m 1 h w], or their `scale_space` [m s h w] (made once, read often). Beyond the border
-    the last pixel
-    goes on. Raises ValueError for shapes that do not fit and indices out of range.
+    the last pixel is repeated. Raises ValueError for shapes that do not fit and indices out of
+    range.
     """
     levels = images if images.shape[1] == len(scales) > 1 else scale_space(images, scales)
     if min(levels.shape[2:]) < 2:

@@ -341,8 +341,7 @@ SHOWN = 6  # walks in a picture
 
 @contextmanager
 def still(net: nn.Module) -> Iterator[nn.Module]:
-    """The net in evaluation mode for a look at it in the midst
-    of training, which then goes on as if nobody had looked"""
+    "The net in evaluation mode, for a measurement that leaves its training unchanged"
     was = net.training
     net.eval()
     try:
