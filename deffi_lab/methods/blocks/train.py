@@ -292,7 +292,8 @@ class TrainBlocks:
             list(train.subject), folds if mode == "greedy" else 0, make_generator(seed)
         )
         self.fold, self.folds = fold.to(self.device), int(fold.max())
-        size = {"inputs": train.image.shape[1], "dims": train.dims, "seed": seed}
+        self.dims = train.image.ndim - 2
+        size = {"inputs": train.image.shape[1], "dims": self.dims, "seed": seed}
         self.options = size | (
             {}
             if mode == "unet"
@@ -307,7 +308,7 @@ class TrainBlocks:
             self.nets = [unet(4, channels=self.channels, **self.options)]
         else:
             self.nets = [Blocks(**self.options) for _ in range(1 + self.folds)]
-        layout = by_dims(self.options["dims"], torch.channels_last, torch.contiguous_format)
+        layout = by_dims(self.dims, torch.channels_last, torch.contiguous_format)
         for net in self.nets:
             net.to(self.device, memory_format=layout)
         self.phases, self.costs, self.memory = self.plan(), {}, {}
@@ -382,7 +383,7 @@ def cost(self: TrainBlocks, phase: Phase) -> int:
         net = deepcopy(self.net).to("meta").train().requires_grad_(True)
         image = torch.empty(self.knobs.batch, *self.train.image.shape[1:], device="meta")
         share = torch.empty(self.knobs.batch, 4, *self.train.image.shape[2:], device="meta")
-        corner = torch.zeros(self.knobs.batch, self.train.dims, dtype=torch.int64)
+        corner = torch.zeros(self.knobs.batch, self.dims, dtype=torch.int64)
         with FlopCounterMode(display=False) as flops, saved_bytes() as m:
             self.loss([net], phase._replace(chain=0), image, share, corner[:, 0], corner).backward()
         self.costs[key], self.memory[phase.name] = flops.get_total_flops(), m.peak
@@ -434,7 +435,7 @@ def draw(self: TrainBlocks, phase: Phase, rng: torch.Generator) -> tuple[Tensor,
     sides = torch.tensor(image.shape[2:], device=self.device) // self.scales[-1]
     room = sides - self.tile // self.scales[-1]
     corner = torch.rand(batch, len(room), generator=rng, device=self.device) * (room + 1)
-    if self.train.dims == 2:
+    if self.dims == 2:
         image = image.contiguous(memory_format=torch.channels_last)
     return image, share, self.fold[i], corner.long()
 
