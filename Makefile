@@ -9,11 +9,11 @@ JOBS   ?= 2
 # CPU=1 installs torch without CUDA (TORCH_CPU_INDEX: where from)
 export CPU TORCH_CPU_INDEX
 # One thread a process: tests and notebooks run side by side, and two busy pools of threads hinder each other.
-test nb bench: export OMP_NUM_THREADS ?= 1
+test nb bench mutants: export OMP_NUM_THREADS ?= 1
 
 LINTED := nbs tests bench tools setup.py
 
-.PHONY: results help setup hooks lab app test lint bench nb weights film clean
+.PHONY: results help setup hooks lab app test lint bench mutants nb weights film clean
 
 help:            ## what each command does
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -47,6 +47,9 @@ test: lint       ## all of `make lint`, then run the notebooks and the tests (JO
 
 bench: setup     ## measure side by side; writes bench/results/<machine>.json (BENCH=neighbours: one of them)
 	$(BIN)/python bench/run.py $(BENCH)
+
+mutants: setup   ## take mechanisms out of the methods one by one; count those that the tests notice (ROW=1: keep it)
+	$(BIN)/python tools/mutants.py --jobs $(JOBS) $(if $(ROW),--row) $(MUTANTS)
 
 results: setup   ## write docs/RESULTS.md from the ledgers that ship and the rows of the benches
 	$(BIN)/python tools/results.py

@@ -38,29 +38,34 @@ def slug(text: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in text.lower()).strip("-")
 
 
+def keep(measured: list[Row]) -> None:
+    "Writes rows into the file of this machine, where its other rows stay"
+    about = machine()
+    path = RESULTS / f"{slug(about['name'])}.json"
+    old = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = {r["name"]: Row(**r) for r in old} | {r.name: r.stamped() for r in measured}
+    versions = {p: version(p) for p in PACKAGES}
+    doc = {"machine": about, "versions": versions, "rows": [asdict(r) for r in rows.values()]}
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(doc, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
 def main(names: list[str]) -> int:
     "Measures, and writes after each bench"
     there = {n: p for n, p in places().items() if "def rows(" in p.read_text()}
     if unknown := sorted(set(names) - set(there)):
         print(f"no bench {unknown}: choose from {sorted(there)}")
         return 2
-    about = machine()
-    path = RESULTS / f"{slug(about['name'])}.json"
-    old = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = {r["name"]: Row(**r) for r in old}
     for name in names or sorted(there, key=lambda n: n in LAST):
         t = time.time()
-        for row in load(name).rows():
-            row = row if isinstance(row, Row) else Row(**row)
-            rows[row.name] = row.stamped()
+        measured = [r if isinstance(r, Row) else Row(**r) for r in load(name).rows()]
+        for row in measured:
             short = lambda v: f"{v:.4g}" if isinstance(v, float) else v
-            print(*(f"{k}={short(v)}" for k, v in asdict(row).items() if v not in (None, "")))
+            kept = asdict(row.stamped()).items()
+            print(*(f"{k}={short(v)}" for k, v in kept if v not in (None, "")))
         print(f"# {name}: {time.time() - t:.0f} s", flush=True)
-        versions = {p: version(p) for p in PACKAGES}
-        doc = {"machine": about, "versions": versions, "rows": [asdict(r) for r in rows.values()]}
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(doc, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        keep(measured)
     return 0
 
 
