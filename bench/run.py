@@ -62,8 +62,8 @@ def main(names: list[str]) -> int:
         measured = [r if isinstance(r, Row) else Row(**r) for r in load(name).rows()]
         for row in measured:
             short = lambda v: f"{v:.4g}" if isinstance(v, float) else v
-            kept = asdict(row.stamped()).items()
-            print(*(f"{k}={short(v)}" for k, v in kept if v not in (None, "")))
+            fields = asdict(row.stamped()).items()
+            print(*(f"{k}={short(v)}" for k, v in fields if v not in (None, "")))
         print(f"# {name}: {time.time() - t:.0f} s", flush=True)
         keep(measured)
     return 0
