@@ -10,7 +10,7 @@ from test_blockwise import SMALL, made, targets
 
 from deffi_lab.core.step import make_generator
 from deffi_lab.methods.blocks import train as blockwise
-from deffi_lab.methods.blocks.train import Phase, block_loss, reference, rise_and_fall
+from deffi_lab.methods.blocks.train import Phase, block_loss, reference, rise_and_fall, softened
 from deffi_lab.nets.blocks import Blocks, State, onehot, scan_loss
 from deffi_lab.nets.score import scores
 from deffi_lab.numeric.regrid import pooled
@@ -72,6 +72,17 @@ def test_the_knob_softens_the_reference_while_a_block_learns():
     with torch.no_grad():
         assert loss(0.0) == pytest.approx(float(plain), rel=1e-6)
         assert abs(loss(0.8) - float(plain)) > 1e-3
+
+
+def test_softening_disturbs_each_map_smoothly():
+    below = State(torch.zeros(50, 4, 16, 16), torch.zeros(50, 0, 16, 16))
+    spread = {}
+    for amount in (0.2, 0.8):
+        noise = softened(below, amount, make_generator(0)).logits
+        spread[amount] = float(noise.std())
+        step = float((noise[..., 1:] - noise[..., :-1]).std())
+        assert step < 0.8 * spread[amount], "smooth: neighbours are disturbed alike"
+    assert spread[0.8] == pytest.approx(4 * spread[0.2], rel=1e-4) and 0.4 < spread[0.8] < 1.6
 
 
 # What learns

@@ -33,7 +33,7 @@ from deffi_lab.methods.contours.orbits import (
     union_mask,
 )
 from deffi_lab.methods.contours.pairs import PairSampler
-from deffi_lab.methods.contours.tracing import closing, learnt_field, walk_patchwise
+from deffi_lab.methods.contours.tracing import closing, learnt_field, pair_loss, walk_patchwise
 from deffi_lab.nets.score import dice
 from deffi_lab.nets.segment import field_loss, field_target
 from deffi_lab.nets.tracer import TracerNet, scale_space
@@ -91,6 +91,17 @@ def test_a_strict_tolerance_takes_more_turns():
     ]
     off = [float(((o.points - c).norm(dim=1) - 60).abs().max()) for o in ends]
     assert off[1] < 0.02 < 0.1 < off[0] and ends[1].residual < 0.01
+
+
+def test_the_watched_orbit_closes_when_its_returns_agree():
+    method = LabelDynamics(shapes()["disc"], FlowKnobs(k=0.005, agents=1), seed=1)
+    method.place(64.0, 108.0)
+    open_yet = 0
+    for _ in islice(method, 2000):
+        gap = abs(method.returns[-1] - method.returns[-2]) if len(method.returns) > 1 else math.inf
+        assert (method.orbit is not None) == (gap < 0.05)
+        open_yet += 0.05 < gap < math.inf
+    assert open_yet and method.orbit.residual < 0.05
 
 
 # From orbits to a mask
@@ -209,6 +220,12 @@ def test_an_oriented_walk_turns_its_patches_along_the_last_step():
     torch.testing.assert_close(steps, quarter, atol=1e-4, rtol=0)
     path = walk_patchwise(Compass(size=11, width=1), image, start, **how)[:, 0]
     torch.testing.assert_close(path[1:] - path[:-1], quarter[:1].expand(4, 2), atol=1e-4, rtol=0)
+
+
+def test_the_loss_of_pairs_counts_distance_and_normal():
+    out, target = torch.tensor([[0.5, 1.0, 0.0], [0.0, 0.0, 0.0]]), torch.zeros(2, 3)
+    target[1, 1:] = torch.tensor([0.6, -0.8])
+    assert float(pair_loss(out, target)) == pytest.approx(0.25 / 2 + 0.5 * (1 + 1) / 2)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 0.6])

@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from deffi_lab.data.brain import tumour
 from deffi_lab.data.brain.atlas import subjects
 from deffi_lab.data.brain.growth import Growth, first_cells
 from deffi_lab.data.brain.tumour import (
@@ -186,6 +187,18 @@ def test_a_push_moves_tissue_outwards_and_folds_nothing(heads):
     r = torch.linspace(0, 4, 500)
     for push in (0.3, 0.8):
         assert (torch.diff(r * (1 - push * torch.exp(-0.5 * r**2))) > 0).all()
+
+
+def test_some_tumours_are_made_with_a_push(monkeypatch):
+    pushes = []
+
+    def watched(heads, c, push):
+        pushes.extend(push.tolist())
+        return pushed(heads, c, push)
+
+    monkeypatch.setattr(tumour, "pushed", watched)
+    tumours(12, size=48, spacing=4.0, seed=5, **HOW)
+    assert len(pushes) == 12 and min(pushes) == 0 and 0.2 < max(pushes) <= 0.45
 
 
 def test_cache_is_whole_or_made_again(tmp_path, monkeypatch):
