@@ -1,5 +1,6 @@
 "Small real methods that tests drive"
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -81,3 +82,37 @@ class Regress:
                 if self.at_boundary:
                     self.round += 1
                 yield Step(self.index, "learn", {"loss": loss.item()})
+
+
+class Trainings(list):
+    """The arguments of each `Fit` that a module makes, as dictionaries; nothing is trained"""
+
+    def __init__(self, monkeypatch, module):
+        seen = self
+
+        class Untrained:
+            def __init__(self, net, loss, batches, **how):
+                seen.append({"net": net, "loss": loss, "draw": batches} | how)
+
+            def __iter__(self):
+                return iter(())
+
+        monkeypatch.setattr(module, "Fit", Untrained)
+
+
+def rates(schedule, steps: int) -> list[float]:
+    "The learning rate of each step, as a share of the top"
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    if schedule is None:
+        return [1.0] * steps
+    plan, out = schedule(optimiser), []
+    for _ in range(steps):
+        out.append(float(optimiser.param_groups[0]["lr"]))
+        optimiser.step()
+        plan.step()
+    return out
+
+
+def half_cosine(steps: int) -> list[float]:
+    "From 1 down towards 0, by the formula"
+    return [0.5 * (1 + math.cos(math.pi * t / steps)) for t in range(steps)]

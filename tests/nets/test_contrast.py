@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import Trainings
 
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist, unit
+from deffi_lab.nets import contrast
 from deffi_lab.nets.classify import predict
 from deffi_lab.nets.contrast import Encoder, contrast_loss, reference_encoder, train_encoder, warp
 from deffi_lab.numeric.neighbours import nearest
@@ -148,6 +150,17 @@ def test_training_lowers_the_loss_repeats_with_its_seed_and_ends_in_evaluation_m
     )
     steps = train_encoder(small(), data.x[:50], steps=1, batch=2)
     assert math.isfinite(next(steps)) and next(steps, None) is None
+
+
+def test_twins_are_two_warps_of_the_same_images(data, monkeypatch):
+    seen = Trainings(monkeypatch, contrast)
+    list(train_encoder(small(), data.x[:30], steps=2, batch=6))
+    pairs = seen[0]["draw"](make_generator(4))
+    g = make_generator(4)
+    part = unit(data.x[:30][torch.randint(30, (6,), generator=g)])
+    assert torch.equal(pairs, warp(torch.cat([part, part]), g))
+    one, two = pairs.chunk(2)
+    assert all(not torch.allclose(a, b, atol=0.1) for a, b in zip(one, two))
 
 
 def test_an_interrupted_training_stays_in_training_mode_until_its_last_step(data):

@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import Trainings, half_cosine, rates
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist, unit
+from deffi_lab.nets import ensemble
 from deffi_lab.nets.classify import Target, shift
 from deffi_lab.nets.ensemble import Ensemble, train_ensemble
 
@@ -147,6 +149,20 @@ def test_dropout_is_drawn_by_the_members_generators_and_0_is_none(data):
     (a, state_a), (b, _), (none, state), (again, _) = run(0.3), run(0.3), run(0.0), run(0.0)
     assert a == b and none == again and a != none and run(0.3, 40)[0] != a
     assert not torch.equal(state_a[0], state[0])  # none draws nothing
+
+
+def test_each_member_draws_as_alone_and_the_rate_is_on_half_a_cosine(data, monkeypatch):
+    x, y = sets(data, size=9)
+    seen = Trainings(monkeypatch, ensemble)
+    list(train_ensemble(Ensemble(nets()), x, y, generators(), steps=12, batch=5, dropout=0.4))
+    drawn, keep, labels = seen[0]["draw"](generators())
+    for m, (a, b, g) in enumerate(zip(x, y, generators())):
+        i = torch.randint(len(a), (5,), generator=g)
+        assert torch.equal(drawn[:, m], shift(unit(a[i]), g, 2))
+        assert torch.equal(labels[5 * m : 5 * m + 5], b[i])
+        left = torch.rand(keep.shape[1:], generator=g) >= 0.4
+        torch.testing.assert_close(keep[m], left / 0.6)
+    assert rates(seen[0]["schedule"], 12) == pytest.approx(half_cosine(12), abs=1e-6)
 
 
 def test_keep_multiplies_the_features():

@@ -6,9 +6,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import Trainings, half_cosine, rates
 
 from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist, unit
+from deffi_lab.nets import classify
 from deffi_lab.nets.classify import SmallCNN, accuracy, predict, shift, train_classifier
 from deffi_lab.nets.vae import VAE, elbo, latents, reference_vae, whiten
 
@@ -223,3 +225,25 @@ def test_one_step_is_adamw_on_cross_entropy(data):
     assert result == pytest.approx(float(loss.detach()), rel=1e-5)
     for a, b in zip(net.parameters(), hand.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_classifier_learns_shifted_images_at_a_rate_on_half_a_cosine(data, monkeypatch):
+    seen = Trainings(monkeypatch, classify)
+    list(train_classifier(SmallCNN(), data.x[:9], data.y[:9], steps=15, batch=7, pixels=2))
+    drawn, y = seen[0]["draw"](make_generator(3))
+    g = make_generator(3)
+    i = torch.randint(0, 9, (7,), generator=g)
+    assert torch.equal(drawn, unit(shift(data.x[i], g, 2))) and torch.equal(y, data.y[i])
+    assert not torch.equal(drawn, unit(data.x[i]))
+    assert rates(seen[0]["schedule"], 15) == pytest.approx(half_cosine(15), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_what_is_decoded_is_the_mean_and_noise_times_its_own_deviation(kind):
+    vae = VAE(3, kind, generator=make_generator(0))
+    x = unit(images(400, 1, 28)[:1]).expand(400, -1, -1, -1)
+    seen = []
+    vae.decode_logits = lambda z: (seen.append(z), z.new_zeros(len(z), 1, 28, 28))[1]
+    _, mu, logvar = vae(x, make_generator(2))
+    noise = (seen[0] - mu) / (0.5 * logvar).exp()
+    torch.testing.assert_close(noise, torch.randn(400, 3, generator=make_generator(2)))

@@ -175,12 +175,13 @@ def test_how_seeds_are_grouped_matters_by_rounding_alone(home, method):
     calm = Recipe(
         pool=300, steps=5, width=3, batch=16, lr=1e-5
     )  # training amplifies what is rounded
-    for recipe, near, alike in ((QUICK, 0.05, 0), (calm, 0.01, 9)):
+    for recipe, near in ((QUICK, 0.05), (calm, 0.01)):
         whole = one(home, method, recipe, seeds=(0, 1, 2))
         parts = one(home, method, recipe, seeds=(0,)) + one(home, method, recipe, seeds=(1, 2))
         for a, b in zip(whole, parts, strict=True):
             assert list(a.order) == list(b.order) and a.value == pytest.approx(b.value, abs=near)
-            assert len(set(a.next) & set(b.next)) >= alike
+            if recipe is calm:  # where training amplifies rounding, picks by margin may differ
+                assert len(set(a.next) & set(b.next)) >= 9
             if method != "margin":
                 assert list(a.next) == list(b.next)
 
