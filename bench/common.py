@@ -16,7 +16,7 @@ import numpy as np
 
 from deffi_lab.core.ledger import Ledger
 from deffi_lab.study.curves import from_ledger
-from deffi_lab.study.statistics import difference_at
+from deffi_lab.study.statistics import Ratio, difference_at
 
 BENCH = Path(__file__).resolve().parent
 ROOT, CACHE, RESULTS = BENCH.parent, BENCH / "cache", BENCH / "results"
@@ -26,7 +26,7 @@ EFFECTS = {  # what the value of a row is, and its value where nothing differs
     "share": (lambda ours, peer: ours / peer, 1.0),
     "difference": (lambda ours, peer: ours - peer, 0.0),
 }
-INTERVALS = ("p10-p90", "range", "ci95")
+INTERVALS = ("p10-p90", "range", "ci95", "bound95")
 NEAR = 0.25  # a median of ratios may lie so far from the ratio of the medians, as a share
 
 
@@ -36,7 +36,8 @@ class Row:
 
     `effect`: 'speedup' is peer / ours, 'share' is ours / peer, 'difference' is ours - peer; None
     where there is no peer. `low`..`high` is the `interval` of the effect: 'p10-p90' of the runs,
-    'range' (least and most) or 'ci95' of the mean. `version`: of deffi_lab when it was measured;
+    'range' (least and most), 'ci95' of the mean, or 'bound95', a one-sided bound of it with one of
+    `low` and `high`. `version`: of deffi_lab when it was measured;
     `date`: of that day. ValueError where these do not fit together.
     """
 
@@ -61,8 +62,10 @@ class Row:
             raise self._wrong(f"interval={self.interval!r}: choose from {', '.join(INTERVALS)}")
         if (self.peer is None) != (self.effect is None):
             raise self._wrong(f"peer={self.peer}, effect={self.effect!r}: give both or neither")
-        bounds = [v is None for v in (self.low, self.high, self.interval)]
-        if any(bounds) != all(bounds):
+        ends = (self.low is not None) + (self.high is not None)
+        if self.interval == "bound95" and ends != 1:
+            raise self._wrong("bound95: give one of low and high, the other side is open")
+        if self.interval != "bound95" and ends != 2 * (self.interval is not None):
             raise self._wrong("low, high and interval: give all three or none")
         if self.n < 1:
             raise self._wrong(f"n={self.n}: at least 1 run")
@@ -78,9 +81,11 @@ class Row:
                 f"ratio={self.ratio:.4g}: a {self.effect} of {self.ours:.4g} and {self.peer:.4g} "
                 f"is {expected:.4g}"
             )
-        if self.low is not None and not self.low <= self.ratio <= self.high:
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if not low <= self.ratio <= high:
             raise self._wrong(
-                f"ratio={self.ratio:.4g} lies outside {self.low:.4g}..{self.high:.4g}: low and "
+                f"ratio={self.ratio:.4g} lies outside {low:.4g}..{high:.4g}: low and "
                 f"high are bounds of the effect, in its own unit"
             )
 
@@ -178,6 +183,15 @@ def difference(columns: dict, data: str, ours: str, peer: str, k: int, name: str
         d.n,
         note + "; paired over seeds",
     )
+
+
+def ends_of(r: Ratio) -> dict:
+    "How a row states a ratio's interval: both ends, one bound, or nothing where it is open"
+    if not r.bound:
+        return dict(interval="ci95", low=r.low, high=r.high)
+    if r.limit is None:
+        return {}
+    return dict(interval="bound95", **{"low" if r.bound == "≥" else "high": r.limit})
 
 
 def arguments(doc: str | None, parts: list[str], seeds: int, **defaults) -> argparse.ArgumentParser:

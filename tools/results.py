@@ -22,11 +22,15 @@ HEAD = """# What was measured
 
 This page is made by `make results` from the ledgers that ship (`deffi_lab/assets/*.sqlite`) and
 from the rows of the benches (`bench/results/`); a test holds it to them. ± is half of Student's
-95 % interval of the mean over seeds; (lowest–highest, seeds) stands where there are few. Every
-label that was asked for is counted. **A gain stands beside its control**: the same method without
-what is said to help. Where ours is not ahead of the control, the gain over the baseline is not due
-to that part. ≥ and ≤ mark a bound, since some runs never arrive or are there at their first budget;
-? marks bounds of both kinds."""
+95 % interval of the mean over seeds; (lowest–highest, seeds) stands where there are few. Where
+seeds share an encoder, ± and all intervals are over encoders (Student's t over the encoders'
+means), and both counts are given; with two encoders such an interval is very wide. Intervals of
+differences and of ratios (on the log scale) are Student's up to 20 pairs, and the bootstrap's (BCa)
+above, where it is said. Every label that was asked for is counted. **A gain stands beside its
+control**: the same method without what is said to help. Where ours is not ahead of the control, the
+gain over the baseline is not due to that part. "At least" and "at most" are one-sided 95 % bounds:
+they stand where some runs never arrive or are there at their first budget, so that a ratio is known
+from one side only; "open" are ratios with pairs bounded from either side."""
 
 
 # ---- small parts ----
@@ -39,7 +43,7 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 def effect(e) -> str:
     "A ratio of labels or a difference, with its interval and pairs"
     if isinstance(e, Ratio):
-        return ratio_cell(e) + ("" if e.neither else f", {e.n} pairs")
+        return ratio_cell(e, pairs=True)
     return describe(e)
 
 
@@ -65,7 +69,8 @@ def gain_table(rows: list[Gain], names: dict[str, str] | None = None) -> str:
 def tests_of(values: Runs, methods: dict[str, str], budgets: list[int], target: float) -> str:
     "Accuracies in % by budget, and labels to a target, for the methods by name"
     here = {m: word for m, word in methods.items() if m in values}
-    return table(values, budgets, names=here, target=target).markdown()
+    made = table(values, budgets, names=here, target=target)
+    return made.markdown() + (f"\n\nSeeds that share an encoder: {made.note}." if made.note else "")
 
 
 # ---- the chapters ----
@@ -104,7 +109,7 @@ def selection() -> list[str]:
         "query, when the network takes over) were chosen among about a dozen variants by the "
         "true labels of the "
         "60,000 training digits, with other encoders; test images were not looked at. The 20 "
-        "seeds share two encoders, so their interval does not hold the spread over encoders.",
+        "seeds share two encoders, over which their intervals are taken.",
     ]
     if control:
         out.append(
@@ -446,7 +451,7 @@ def benches() -> list[str]:
         out += [
             f"Measured on: {doc['machine']['name']}. `effect` says what the value is: "
             + ", ".join(f"{k} = {v}" for k, v in MEANS.items())
-            + "; the interval's kind stands behind it.",
+            + "; the interval's kind stands behind it (bound95: one-sided).",
         ]
         header = [
             "",
@@ -467,7 +472,10 @@ def benches() -> list[str]:
 def bench_row(r: dict) -> list[str]:
     "One row of the table of benches"
     span = ""
-    if r.get("low") is not None:
+    if r.get("interval") == "bound95":
+        low = r.get("low") is not None
+        span = f"at {'least' if low else 'most'} {number(r['low'] if low else r['high'])} (bound95)"
+    elif r.get("low") is not None:
         span = f"{number(r['low'])} to {number(r['high'])} ({r.get('interval')})"
     when = " ".join(str(v) for v in (r.get("version"), r.get("date")) if v)
     cells = [r["name"], number(r["ours"]), number(r["peer"]), r["unit"], r.get("effect") or ""]

@@ -14,7 +14,7 @@ from deffi_lab.core.step import make_generator
 from deffi_lab.data.images import mnist
 from deffi_lab.methods.selection.stopping import Stopper, StoppingKnobs, regret
 from deffi_lab.nets.vae import latents, reference_vae
-from deffi_lab.study.statistics import interval
+from deffi_lab.study.intervals import estimate
 
 SEEDS, BUDGETS = 20, list(range(50, 3001, 50))
 
@@ -44,7 +44,7 @@ def rows():
             into.append((regret(BUDGETS, acc, stop), regret(BUDGETS, acc, None)))
     for agreement, pairs in stops.items():
         ours, never = np.array([r.labels for r, _ in pairs]), np.array([r.labels for _, r in pairs])
-        low, high = interval(np.abs(ours))
+        e = estimate(np.abs(ours))
         saved, lost = np.mean([r.saved for r, _ in pairs]), np.mean([r.accuracy for r, _ in pairs])
         name = "stopping_regret" if agreement == 0.99 else f"stopping_regret_{agreement}"
         yield dict(
@@ -55,8 +55,8 @@ def rows():
             ratio=float(never.mean() / max(np.abs(ours).mean(), 1e-9)),
             effect="speedup",
             interval="ci95",
-            low=float(never.mean() / high),
-            high=float(never.mean() / max(low, 1e-9)),
+            low=float(never.mean() / e.high),
+            high=float(never.mean() / max(e.low, 1e-9)),
             n=len(pairs),
             note=f"mean {ours.mean():+.0f} labels against best, {saved:.0f} of {BUDGETS[-1]} "
             f"saved, accuracy lost "

@@ -21,7 +21,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from common import CACHE, Row, Study, arguments, parsed
+from common import CACHE, Row, Study, arguments, ends_of, parsed
 
 from deffi_lab.core.ledger import Key, Ledger, Point
 from deffi_lab.core.pool import Selection
@@ -31,9 +31,9 @@ from deffi_lab.methods.selection.fewest import FewestKnobs, FewestLabels
 from deffi_lab.methods.selection.propagation import Graph, knn_graph
 from deffi_lab.nets.classify import predict
 from deffi_lab.nets.contrast import Encoder, reference_encoder, train_encoder
-from deffi_lab.study.curves import by_budget, from_ledger, median_labels, reaches
+from deffi_lab.study.curves import band, by_budget, from_ledger, median_labels, reaches
 from deffi_lab.study.shipped import runs
-from deffi_lab.study.statistics import ratio, student
+from deffi_lab.study.statistics import ratio
 
 SCHEDULE = (20, 30, 50, 75, 100)
 SETS = {"mnist": mnist, "fashion": fashion_mnist, "cifar": cifar10}
@@ -147,24 +147,25 @@ def run(name: str, method: str, seeds: range, total: int = 20) -> None:
 
 
 def table() -> None:
-    "Accuracy at each budget with Student's interval, and the worst seed"
+    "Accuracy at each budget with Student's interval over encoders, and the worst seed"
     columns = STUDY.columns()
     for name in dict.fromkeys(columns["data"].tolist()):
-        for method, r in from_ledger(columns, name, 0).items():
+        for method, r in from_ledger(columns, name, 0, "encoder").items():
             cells = []
-            for n, v in by_budget(r).items():
-                low, high = student(v)
-                half = (high - low) / 2
-                cells.append(f"{n:.0f}: {sum(v) / len(v):.2%} +-{half:.2%} (worst {min(v):.2%})")
+            worst = {n: min(v) for n, v in by_budget(r).items()}
+            for n, mean, _, high in zip(*band(r)):
+                half = high - mean
+                cells.append(f"{n:.0f}: {mean:.2%} +-{half:.2%} (worst {worst[n]:.2%})")
             print(name, method, f"{len(r)} seeds", *cells, sep="  ")
 
 
 def rows() -> list[Row]:
     "Accuracy at 30 and at 100 labels against what was wanted, and labels to 97 %"
-    at, out = by_budget(runs("fewest", "mnist")["fewest"]), []
+    measured, out = runs("fewest", "mnist")["fewest"], []
+    at = {n: ends for n, *ends in zip(*(v.tolist() for v in band(measured)))}
+    count = len(set(measured.cluster.values()))
     for n, goal in GOALS.items():
-        low, high = student(at[n])
-        mean = sum(at[n]) / len(at[n])
+        mean, low, high = at[n]
         out.append(
             Row(
                 f"mnist_at_{n}_labels",
@@ -176,8 +177,8 @@ def rows() -> list[Row]:
                 "ci95",
                 low / goal,
                 high / goal,
-                len(at[n]),
-                "peer is what was wanted",
+                len(measured),
+                f"peer is what was wanted; interval over {count} encoders",
             )
         )
     return [*out, to_97()]
@@ -196,11 +197,9 @@ def to_97(target: float = 0.97) -> Row:
         b.labels,
         "speedup",
         r.ratio,
-        "ci95",
-        r.low,
-        r.high,
-        r.n,
-        note,
+        n=r.n,
+        note=note,
+        **ends_of(r),
     )
 
 

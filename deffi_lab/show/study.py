@@ -86,8 +86,9 @@ def _ticks(budgets: list[float]) -> list[float]:
 def draw_gains(gains: Sequence[Gain], ax: Axes | None = None, title: str = "") -> Axes:
     """Each gain over its baseline and over its control, and the control over the baseline in grey.
 
-    All gains must be of one kind: ratios of labels, or differences of values. ValueError otherwise
-    or without a gain; pairs of runs that reach no target are left out.
+    All gains must be of one kind: ratios of labels, or differences of values. A ratio that is only
+    bounded is an arrow from its one-sided bound. ValueError for several kinds or without a gain;
+    comparisons that reach no target or no bound are left out.
     """
     if not gains:
         raise ValueError("no gains: at least 1 is needed")
@@ -98,9 +99,12 @@ def draw_gains(gains: Sequence[Gain], ax: Axes | None = None, title: str = "") -
     ax = _axes(ax, 6.4, 0.6 + 0.28 * len(rows))
     of_labels = kinds == {Ratio}
     for y, (_, e, grey) in enumerate(rows):
-        if of_labels and not e.n:
+        if of_labels and (not e.n or e.bound and e.limit is None):
             continue
         color, mid = GREY if grey else COLORS[1], e.ratio if of_labels else e.mean
+        if of_labels and e.bound:
+            ax.plot(e.limit, y, ">" if e.bound == "≥" else "<", color=color, ms=8)
+            continue
         ax.plot([e.low, e.high], [y, y], color=color, lw=2)
         ax.plot(mid, y, "o", color=color)
     ax.axvline(1 if of_labels else 0, color="k", lw=0.8, ls="--")

@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['Curve', 'Values', 'Runs', 'curve', 'at', 'Reach', 'labels_to_target', 'log_auc', 'kaplan_meier', 'median_labels',
-           'geometric_labels', 'reaches', 'by_budget', 'band', 'extremes', 'from_ledger']
+           'geometric_labels', 'reaches', 'by_budget', 'seeds_by_budget', 'Seeds', 'clusters_of', 'band', 'extremes',
+           'from_ledger']
 
-# %% ../../nbs/study/curves.ipynb #a09520b1
-from collections.abc import Iterable, Sequence
+# %% ../../nbs/study/curves.ipynb #1440058b
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+
+from .intervals import cluster_means, student
 
 Curve = tuple[np.ndarray, np.ndarray]  # labels asked for, value (accuracy say), of one run
 Values = Sequence[float] | np.ndarray  # what one run measured, in a row
 Runs = dict[str, dict[int, Curve]]  # method -> seed -> curve
 
-# %% ../../nbs/study/curves.ipynb #da54caa7
+# %% ../../nbs/study/curves.ipynb #045ae4b7
 def curve(labels: Values, values: Values) -> Curve:
     """A run as two checked float arrays [n]; ValueError:
     labels not rising or below 1, values not finite, lengths"""
@@ -87,7 +89,7 @@ def labels_to_target(labels: Values, values: Values, target: float, stay: bool =
     part = (target - y[i - 1]) / (y[i] - y[i - 1])
     return Reach(float(np.exp((1 - part) * np.log(x[i - 1]) + part * np.log(x[i]))))
 
-# %% ../../nbs/study/curves.ipynb #a99994af
+# %% ../../nbs/study/curves.ipynb #bf0b1592
 def log_auc(
     labels: Values,
     values: Values,
@@ -109,7 +111,7 @@ def log_auc(
     v = np.interp(t, np.log(x), y)
     return float(((v[1:] + v[:-1]) / 2 * np.diff(t)).sum() / (end - begin))
 
-# %% ../../nbs/study/curves.ipynb #33a9ca7a
+# %% ../../nbs/study/curves.ipynb #886e9e19
 def kaplan_meier(reaches: Iterable[Reach]) -> tuple[np.ndarray, np.ndarray]:
     """Labels [k] at which a run arrived, ascending, and the share [k] of runs not there yet just
     after.
@@ -160,23 +162,63 @@ def by_budget(runs: dict[int, Curve]) -> dict[float, list[float]]:
             table.setdefault(float(x), []).append(float(y))
     return dict(sorted(table.items()))
 
-# %% ../../nbs/study/curves.ipynb #dfeaa633
+
+def seeds_by_budget(runs: dict[int, Curve]) -> dict[float, list[int]]:
+    "Which seeds have each budget, in the order of `by_budget`'s values"
+    table: dict[float, list[int]] = {}
+    for s, c in runs.items():
+        for x in curve(*c)[0]:
+            table.setdefault(float(x), []).append(s)
+    return dict(sorted(table.items()))
+
+# %% ../../nbs/study/curves.ipynb #a8a0bd9a
+class Seeds(dict[int, Curve]):
+    """Curves by seed, with `cluster`, seed -> group of what is `shared` ('encoder').
+
+    A plain dict made from it has no clusters. ValueError where a seed has none.
+    """
+
+    def __init__(
+        self, curves: Mapping[int, Curve], cluster: Mapping[int, object], shared: str = "cluster"
+    ):
+        super().__init__(curves)
+        if missing := [s for s in self if s not in cluster]:
+            raise ValueError(f"seed {missing[0]}: no {shared} is named for it")
+        self.cluster, self.shared = {s: cluster[s] for s in self}, shared
+
+
+def clusters_of(seeds: Iterable[int], *runs: dict[int, Curve]) -> tuple[list | None, str]:
+    """The cluster of each seed and what a cluster is called; None and '' where no runs have any.
+
+    ValueError where two methods put a seed into different clusters: such runs are no pair.
+    """
+    named, seeds = [r for r in runs if isinstance(r, Seeds)], list(seeds)
+    if not named:
+        return None, ""
+    for other in named[1:]:
+        for s in seeds:
+            if other.cluster[s] != named[0].cluster[s]:
+                raise ValueError(
+                    f"seed {s}: {named[0].shared} {named[0].cluster[s]} in one method and "
+                    f"{other.cluster[s]} in the other; compare runs that share it"
+                )
+    return [named[0].cluster[s] for s in seeds], named[0].shared
+
+# %% ../../nbs/study/curves.ipynb #23dc3de8
 def band(
     runs: dict[int, Curve], level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Labels [k], mean, low and high of Student's interval
-    of the mean at each budget (one seed: no width)"""
+    of the mean at each budget, over clusters where the runs are `Seeds` (one seed: no width)"""
     if not runs:
         raise ValueError("no runs: at least 1 seed is needed")
-    table = by_budget(runs)
-    labels = np.array(list(table))
-    n, mean = (
-        np.array([len(table[x]) for x in labels]),
-        np.array([np.mean(table[x]) for x in labels]),
-    )
-    std = np.array([np.std(table[x], ddof=1) if len(table[x]) > 1 else 0.0 for x in labels])
-    half = stats.t.ppf(0.5 + level / 2, np.maximum(n - 1, 1)) * std / np.sqrt(n)
-    return labels, mean, mean - half, mean + half
+    values, seeds, rows = by_budget(runs), seeds_by_budget(runs), []
+    for x, v in values.items():
+        clusters = clusters_of(seeds[x], runs)[0]
+        mean = cluster_means(v, clusters).mean()
+        rows.append((x, mean, *(student(v, level, clusters) if len(v) > 1 else (mean, mean))))
+    labels, mean, low, high = np.array(rows).T
+    return labels, mean, low, high
 
 
 def extremes(
@@ -189,14 +231,18 @@ def extremes(
     mean, low, high = (np.array([f(v) for v in table.values()]) for f in (np.mean, min, max))
     return np.array(list(table)), mean, low, high
 
-# %% ../../nbs/study/curves.ipynb #c9eea9bb
+# %% ../../nbs/study/curves.ipynb #06e59c65
 def from_ledger(
-    columns: dict[str, np.ndarray], data: str | None = None, query: int | None = None
+    columns: dict[str, np.ndarray],
+    data: str | None = None,
+    query: int | None = None,
+    cluster: str | None = None,
 ) -> Runs:
     """Runs out of the columns data, method, query, seed, labels, value of a ledger.
 
     `data` and `query` pick one of each and may be None where the ledger holds only one; ValueError
-    otherwise.
+    otherwise. `cluster`: a column that says what runs share ('encoder'); the runs of a method that
+    has it for all its seeds come as `Seeds`.
     """
     keep = np.ones(len(columns["labels"]), bool)
     for name, wanted in (("data", data), ("query", query)):
@@ -208,12 +254,17 @@ def from_ledger(
         if wanted is not None:
             keep &= np.asarray(columns[name]) == wanted
     table: dict[str, dict[int, list]] = {}
-    rows = zip(
-        *(np.asarray(columns[k])[keep].tolist() for k in ("method", "seed", "labels", "value"))
-    )
-    for method, seed, labels, value in rows:
+    groups: dict[str, dict[int, float]] = {}
+    names = ("method", "seed", "labels", "value")
+    mark = np.full(keep.sum(), np.nan) if cluster is None else np.asarray(columns[cluster])[keep]
+    rows = zip(*(np.asarray(columns[k])[keep].tolist() for k in names), mark.tolist())
+    for method, seed, labels, value, group in rows:
         table.setdefault(str(method), {}).setdefault(int(seed), []).append((labels, value))
-    return {
-        m: {s: curve(*zip(*sorted(points))) for s, points in sorted(r.items())}
-        for m, r in table.items()
-    }
+        if group == group:  # a number, or a word
+            groups.setdefault(str(method), {})[int(seed)] = group
+    out: Runs = {}
+    for m, r in table.items():
+        curves = {s: curve(*zip(*sorted(points))) for s, points in sorted(r.items())}
+        whole = set(groups.get(m, ())) == set(curves)
+        out[m] = Seeds(curves, groups[m], cluster or "") if whole else curves
+    return out

@@ -6,7 +6,8 @@
 __all__ = ['Effect', 'CELLS', 'ControlMissing', 'Claim', 'describe', 'ahead', 'Gain', 'gain', 'Table', 'labels_cell',
            'ratio_cell', 'table']
 
-# %% ../../nbs/study/evidence.ipynb #4a87e154
+# %% ../../nbs/study/evidence.ipynb #dab54a67
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,21 +18,22 @@ from deffi_lab.study.curves import (
     Reach,
     Runs,
     by_budget,
+    clusters_of,
     geometric_labels,
     median_labels,
     reaches,
+    seeds_by_budget,
 )
+from .intervals import cluster_means, counts, student
 from deffi_lab.study.statistics import (
     Paired,
     Ratio,
     difference_at,
-    mean_interval,
     ratio,
-    student,
     times,
 )
 
-# %% ../../nbs/study/evidence.ipynb #c4e4b553
+# %% ../../nbs/study/evidence.ipynb #2db34a80
 class ControlMissing(ValueError):
     "A gain without a baseline or a control; the message says what to name"
 
@@ -74,16 +76,20 @@ class Claim:
             if m not in runs:
                 raise KeyError(f"no method {m!r}: there are {sorted(runs)}")
 
-# %% ../../nbs/study/evidence.ipynb #593be2a2
+# %% ../../nbs/study/evidence.ipynb #91d9dc9d
 Effect = Ratio | Paired
 
 
 def describe(effect: Effect, unit: str = "") -> str:
-    "An effect with its interval and number of pairs, in one line"
+    """An effect with its interval and number of pairs, in one line.
+
+    The interval is Student's where the text does not say BCa.
+    """
     if isinstance(effect, Ratio):
         return str(effect)
-    low, high = effect.low, effect.high
-    return f"{effect.mean:+.3f} ({low:+.3f}..{high:+.3f}, {effect.n} pairs){unit and ' ' + unit}"
+    rest = counts(effect.n, effect.clusters, effect.shared) + ", BCa" * (effect.how == "BCa")
+    ends = f"{effect.low:+.3f}..{effect.high:+.3f}"
+    return f"{effect.mean:+.3f} ({ends}, {rest}){unit and ' ' + unit}"
 
 
 def ahead(effect: Effect) -> bool:
@@ -117,7 +123,9 @@ class Gain:
             return f"{c.ours} is not shown to be ahead of {c.baseline}"
         if self.hollow:
             return f"{c.ours} is ahead of {c.baseline}, but not of {c.control}: {c.hollow}"
-        return f"{c.ours} is ahead of {c.baseline}, and of its control {c.control}"
+        one = self.over_control.clusters == 1
+        where = f" on the one {self.over_control.shared} tried" if one else ""
+        return f"{c.ours} is ahead of {c.baseline}, and of its control {c.control}{where}"
 
     def lines(self) -> list[tuple[str, Effect]]:
         "The three comparisons by name, the control's last"
@@ -145,10 +153,10 @@ def gain(
 ) -> Gain:
     """What `ours` gains, in labels to a `target` or in value at a `budget` (one of the two).
 
-    `ours` may be a whole `Claim`. Labels: ratios over common seeds, Student's interval of their
-    logarithms below ten seeds, the bootstrap's from ten on. Values: paired differences, Student's
-    interval. ControlMissing without baseline and control, KeyError for a method without runs,
-    ValueError unless exactly one of target and budget is given.
+    `ours` may be a whole `Claim`. Labels: ratios over common seeds, with the interval of their
+    logarithms. Values: paired differences. Both with the interval that fits their number, see
+    `study.intervals.estimate`. ControlMissing without baseline and control, KeyError for a method
+    without runs, ValueError unless exactly one of target and budget is given.
     """
     words = {} if hollow is None else {"hollow": hollow}
     claim = ours if isinstance(ours, Claim) else Claim(ours, baseline, control, **words)
@@ -157,29 +165,29 @@ def gain(
         raise ValueError(f"target={target}, budget={budget}: give one of the two")
     if target is not None:
         what = f"labels to {target:g}"
-        effect = lambda a, b: ratio(a, b, target, interval_of=mean_interval)
+        effect = lambda a, b: ratio(a, b, target)
     else:
         what = f"at {budget:g} label{'s' * (budget != 1)}"
         effect = lambda a, b: difference_at(a, b, budget)
     a, b, c = (runs[m] for m in (claim.ours, claim.baseline, claim.control))
     return Gain(claim, what, effect(a, b), effect(a, c), effect(c, b))
 
-# %% ../../nbs/study/evidence.ipynb #54ba362c
-def _student(values: Sequence[float], scale: float, digits: int) -> str:
+# %% ../../nbs/study/evidence.ipynb #d7ccb5b2
+def _student(values: Sequence[float], clusters: list | None, scale: float, digits: int) -> str:
     v = scale * np.asarray(values, float)
     if len(v) < 2:
         return f"{v.mean():.{digits}f} (1)"
-    low, high = student(v)
-    return f"{v.mean():.{digits}f} ± {(high - low) / 2:.{digits}f}"
+    low, high = student(v, clusters=clusters)
+    return f"{cluster_means(v, clusters).mean():.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
-def _range(values: Sequence[float], scale: float, digits: int) -> str:
+def _range(values: Sequence[float], clusters: list | None, scale: float, digits: int) -> str:
     v = scale * np.asarray(values, float)
     low, high = (f"{f(v):.{digits}f}" for f in (np.min, np.max))
     return f"{v.mean():.{digits}f} ({low}–{high}, {len(v)})"
 
 
-CELLS: dict[str, Callable[[Sequence[float], float, int], str]] = {
+CELLS: dict[str, Callable[[Sequence[float], list | None, float, int], str]] = {
     "ci95": _student,
     "range": _range,
 }
@@ -208,7 +216,7 @@ class Table:
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-# %% ../../nbs/study/evidence.ipynb #6c2f8ba1
+# %% ../../nbs/study/evidence.ipynb #0f498f5b
 def labels_cell(ends: Sequence[Reach], centre: str = "median") -> str:
     "Labels to a target over seeds, and how many never arrived: '1,736 (8 of 20 never)'"
     middle = {"median": median_labels, "geometric": geometric_labels}
@@ -222,15 +230,25 @@ def labels_cell(ends: Sequence[Reach], centre: str = "median") -> str:
     return text + (f" ({never} of {len(ends)} never)" if never else "")
 
 
-def ratio_cell(r: Ratio) -> str:
-    "Times fewer labels with its interval; a bound as such: '≥79 (69–87)'"
-    if not r.n:
-        return "neither arrives"
-    digits = lambda v: f"{v:.2f}" if v < 9.95 else times(v)
-    text = f"{r.bound}{digits(r.ratio)} ({digits(r.low)}–{digits(r.high)})"
-    return text + (f", {r.n} pairs" if r.neither else "")
+def ratio_cell(r: Ratio, pairs: bool = False) -> str:
+    """Times fewer labels with its interval, '2.49 (2.06–2.90)', or one-sided bound, 'at least 51'.
 
-# %% ../../nbs/study/evidence.ipynb #8e41adc3
+    `pairs`: also how many, which is always said where some are left out or they share something.
+    """
+    digits = lambda v: f"{v:.2f}" if v < 9.95 else times(v)
+    rest = f", {counts(r.n, r.clusters, r.shared)}" * (pairs or bool(r.clusters or r.left_out()))
+    if not r.n:
+        return "neither arrives" if not r.at_once else r.left_out()
+    if r.bound and r.limit is None:
+        return "open" + rest
+    if r.bound:
+        up, toward = r.bound == "≤", math.ceil if r.bound == "≤" else math.floor
+        shown = toward(100 * r.limit) / 100 if r.limit < 9.95 else toward(r.limit)
+        return f"at {'most' if up else 'least'} {digits(shown)}{rest}"
+    how = ", BCa" * (r.how == "BCa")
+    return f"{digits(r.ratio)} ({digits(r.low)}–{digits(r.high)}){rest}{how}"
+
+# %% ../../nbs/study/evidence.ipynb #7b454aad
 def table(
     runs: Runs,
     budgets: Sequence[float] | None = None,
@@ -250,7 +268,8 @@ def table(
     `names`: method -> what the row is called; methods that it lacks are left out. `target` adds
     labels to it (`centre`: 'median' by Kaplan-Meier, or 'geometric' mean). `baseline` adds how many
     times fewer they are than the baseline's and needs a `control` (ControlMissing otherwise), which
-    gets a row of its own.
+    gets a row of its own. Where seeds share something (`curves.Seeds`), ± is over what they share
+    and the note says so.
     """
     if interval not in CELLS:
         raise ValueError(f"interval={interval!r}: choose from {', '.join(CELLS)}")
@@ -262,9 +281,8 @@ def table(
         raise KeyError(f"no method {missing[0]!r}: there are {sorted(runs)}")
     if baseline is not None and target is None:
         raise ValueError(f"baseline={baseline!r}: labels are compared at a target, give target=...")
-    measured = {m: by_budget(runs[m]) for m in words}
     if budgets is None:
-        budgets = sorted({k for t in measured.values() for k in t})
+        budgets = sorted({k for m in words for k in by_budget(runs[m])})
     header = ["", *(f"{k:,g}" for k in budgets)]
     if target is not None:
         header.append(f"labels to {target:g}")
@@ -272,17 +290,39 @@ def table(
         header.append(f"times fewer than {words.get(baseline, baseline)}")
     rows = []
     for m, word in words.items():
-        t = measured[m]
         row = [word + (" (control)" if m == control else "")]
-        row += [CELLS[interval](t[k], scale, digits) if k in t else "" for k in budgets]
+        row += _cells(runs[m], budgets, interval, scale, digits)
         if target is not None:
             row.append(labels_cell(list(reaches(runs[m], target).values()), centre))
         if baseline is not None:
             row.append("" if m == baseline else _times(runs[m], runs[baseline], target))
         rows.append(row)
     at = list(words).index(control) if control in words else None
-    return Table(header, rows, at)
+    note = "; ".join(_notes(runs, words)) if interval == "ci95" else ""
+    return Table(header, rows, at, note)
+
+
+def _cells(
+    runs: dict[int, Curve], budgets: Sequence[float], interval: str, scale: float, digits: int
+) -> list[str]:
+    "What one method measured at each budget, empty where it did not"
+    values, seeds, cell = by_budget(runs), seeds_by_budget(runs), CELLS[interval]
+    clusters = {k: clusters_of(s, runs)[0] for k, s in seeds.items()}
+    return [cell(values[k], clusters[k], scale, digits) if k in values else "" for k in budgets]
+
+
+def _notes(runs: Runs, words: dict[str, str]) -> list[str]:
+    "Over what the ± of each method holds whose seeds share something"
+    shared = {word: clusters_of(runs[m], runs[m]) for m, word in words.items()}
+    return [_note(word, *of) for word, of in shared.items() if of[0]]
+
+
+def _note(word: str, clusters: list, shared: str) -> str:
+    "Over what the ± of a method holds"
+    groups = len(set(clusters))
+    of = f"± over {shared}s" if groups > 1 else f"± over seeds, for this {shared} only"
+    return f"{word}: {counts(len(clusters), groups, shared, 'seed')} ({of})"
 
 
 def _times(ours: dict[int, Curve], peer: dict[int, Curve], target: float) -> str:
-    return ratio_cell(ratio(ours, peer, target, interval_of=mean_interval))
+    return ratio_cell(ratio(ours, peer, target))

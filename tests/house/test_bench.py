@@ -6,14 +6,17 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from deffi_lab.study.statistics import Ratio
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
 sys.path.insert(0, str(BENCH))
 
 import run as benches  # noqa: E402
-from common import EFFECTS, INTERVALS, Row, Study, arguments, parsed  # noqa: E402
+from common import EFFECTS, INTERVALS, Row, Study, arguments, ends_of, parsed  # noqa: E402
 
 GOOD = dict(name="x", ours=2.0, peer=6.0, unit="s", effect="speedup", n=9)
 FILES = sorted((BENCH / "results").glob("*-core-*.json"))
@@ -46,6 +49,10 @@ def test_a_median_of_ratios_may_lie_near_the_ratio_of_medians_and_one_run_may_no
         (dict(low=1.0, high=4.0), "all three or none"),
         (dict(interval="ci95"), "all three or none"),
         (dict(interval="sd", low=1.0, high=4.0), "choose from p10-p90, range, ci95"),
+        (dict(interval="bound95", low=1.0, high=4.0), "one of low and high"),
+        (dict(interval="bound95"), "one of low and high"),
+        (dict(interval="range", low=1.0), "all three or none"),
+        (dict(interval="bound95", low=3.1), "lies outside 3.1..inf"),
         (dict(interval="range", low=3.1, high=4.0), "lies outside 3.1..4"),
         (dict(n=0), "at least 1 run"),
     ],
@@ -53,6 +60,15 @@ def test_a_median_of_ratios_may_lie_near_the_ratio_of_medians_and_one_run_may_no
 def test_a_row_that_does_not_fit_together_is_refused(change, what):
     with pytest.raises(ValueError, match=what):
         Row(**GOOD | change)
+
+
+def test_a_bound_has_one_end_and_an_open_ratio_none():
+    pair = dict(n=20, level=0.95)
+    assert ends_of(Ratio(3, 2, np.inf, bound="≥", **pair)) == dict(interval="bound95", low=2)
+    assert ends_of(Ratio(0.3, 0, 0.5, bound="≤", **pair)) == dict(interval="bound95", high=0.5)
+    assert ends_of(Ratio(np.nan, np.nan, np.nan, bound="?", **pair)) == {}
+    assert ends_of(Ratio(3, 2, 4, **pair)) == dict(interval="ci95", low=2, high=4)
+    assert Row(**GOOD | dict(interval="bound95", low=2.0)).high is None
 
 
 def test_a_stamped_row_says_when_and_with_what():
@@ -94,13 +110,20 @@ def test_a_study_is_known_by_name_and_prints_what_ships(name):
 
 
 def test_rows_of_studies_are_read_from_their_ledgers():
-    rows = {r.name: r for n in ("boosting", "blocks", "contours") for r in benches.load(n).rows()}
+    rows = {
+        r.name: r
+        for n in ("boosting", "blocks", "contours", "fewest")
+        for r in benches.load(n).rows()
+    }
     old = {r["name"]: r for p in FILES for r in json.loads(p.read_text())["rows"]}
-    assert len(rows) == 13
+    assert len(rows) == 16
     for name, row in rows.items():
         assert isinstance(row, Row) and row.effect == old[name]["effect"], name
-        for key in ("ours", "peer", "ratio"):
-            assert getattr(row, key) == pytest.approx(old[name][key], rel=1e-5), (name, key)
+        assert row.interval == old[name]["interval"], name
+        for key in ("ours", "peer", "ratio", "low", "high"):
+            value, was = getattr(row, key), old[name][key]
+            assert (value is None) == (was is None), (name, key)
+            assert was is None or value == pytest.approx(was, rel=1e-5), (name, key)
 
 
 def test_all_studies_have_the_same_options(capsys):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from scipy import stats
 
 from deffi_lab.core.ledger import Ledger
 from deffi_lab.show.layers import GREY
@@ -17,16 +16,9 @@ from deffi_lab.study.curves import (
     reaches,
 )
 from deffi_lab.study.evidence import Claim, ControlMissing, describe, gain, labels_cell, table
+from deffi_lab.study.intervals import student
 from deffi_lab.study.shipped import CLAIMS, FILES, claims, columns, gains, metric, runs, settings
-from deffi_lab.study.statistics import (
-    FEW,
-    difference_at,
-    dominance,
-    interval,
-    mean_interval,
-    ratio,
-    student,
-)
+from deffi_lab.study.statistics import difference_at, dominance, ratio
 
 X = 20 * 2 ** np.arange(6)
 
@@ -40,23 +32,7 @@ def made(speed, tag, seeds=8):
 RUNS = {"random": made(1, 0), "ours": made(3, 1), "without": made(3, 2), "half": made(2, 3)}
 
 
-# ---- intervals ----
-def test_students_interval_is_scipys():
-    d = np.array([0.02, 0.05, 0.03, 0.01])
-    low, high = stats.t.interval(0.95, 3, d.mean(), stats.sem(d))
-    assert student(d) == pytest.approx((low, high))
-    assert student(d[:1]) == (-np.inf, np.inf)
-    for bad, what in ((([],), "no values"), ((d, 95), "level=95")):
-        with pytest.raises(ValueError, match=what):
-            student(*bad)
-
-
-def test_few_values_get_students_interval_and_many_the_bootstraps():
-    d = np.random.default_rng(0).normal(size=FEW)
-    assert mean_interval(d) == interval(d)
-    assert mean_interval(d[:-1]) == student(d[:-1]) != interval(d[:-1])
-
-
+# ---- curves and pairs ----
 def test_difference_at_a_budget_takes_seeds_that_were_measured_there():
     a = {0: ([10, 20], [0.5, 0.7]), 1: ([10, 20], [0.6, 0.7]), 2: ([10, 40], [0.6, 0.9])}
     b = {0: ([10, 20], [0.4, 0.6]), 1: ([10, 20], [0.3, 0.6]), 2: ([20, 40], [0.6, 0.8])}
@@ -136,7 +112,7 @@ def test_a_table_has_intervals_and_marks_its_control():
     low, high = student(100 * np.array([y[2] for _, y in RUNS["ours"].values()]))
     ours = next(r for r in t.rows if r[0] == "ours")
     assert ours[2] == f"{(low + high) / 2:.1f} ± {(high - low) / 2:.1f}"
-    r = ratio(RUNS["ours"], RUNS["random"], 0.85, interval_of=mean_interval)
+    r = ratio(RUNS["ours"], RUNS["random"], 0.85)
     assert ours[4] == f"{r.ratio:.2f} ({r.low:.2f}–{r.high:.2f})"
     assert t.rows[t.control][0] == "without (control)"
     assert t.rows[0][0] == "random" and t.rows[0][4] == ""
@@ -256,6 +232,11 @@ def test_gains_are_drawn_with_their_control():
     assert [to_hex(line.get_color()) == to_hex(GREY) for line in lines] == [False, False, True]
     assert lines[0].get_xdata() == pytest.approx([g.over_baseline.low, g.over_baseline.high])
     assert ax.get_yticklabels()[2].get_text().startswith("control:")
+    short = {m: {s: (x[:4], y[:4]) for s, (x, y) in RUNS[m].items()} for m in RUNS}
+    bounded = gain(RUNS | {"random": short["random"]}, "ours", "random", "without", target=0.85)
+    arrow = draw_gains([bounded]).lines[0]
+    assert bounded.over_baseline.bound == "≥" and arrow.get_marker() == ">"
+    assert arrow.get_xdata() == pytest.approx([bounded.over_baseline.low])
     with pytest.raises(ValueError, match="draw them apart"):
         draw_gains([g, gain(RUNS, "ours", "random", "without", budget=80)])
     with pytest.raises(ValueError, match="no gains"):

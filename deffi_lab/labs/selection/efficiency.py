@@ -36,8 +36,10 @@ def percent(value: float) -> str:
 
 
 def short(r: Ratio | None, label: str = "") -> str:
-    "A ratio in few words: '2.8× fewer', '≥4.0× fewer', '1.3× more', 'open'"
-    return label if r is None or not r.n else str(r).split(" labels")[0] if r.telling else "open"
+    "A ratio in few words: '2.8× fewer', '≥3.1× fewer' (a one-sided bound), '1.3× more', 'open'"
+    if r is None or not r.n:
+        return label
+    return r.claim.replace("at least ", "≥") if r.telling else "open"
 
 # %% ../../../nbs/labs/selection/efficiency.ipynb #93f73ab2
 class EfficiencyView:
@@ -187,7 +189,9 @@ def detail(self: EfficiencyView, study: Any, method: str, r: Ratio | None) -> st
     if r is not None and r.telling:
         parts.append(f"{str(r).split('(')[1].rstrip(')')}")
     elif r is not None:
-        parts.append("did not go on to the target" if r.n else "neither has arrived")
+        left = r.left_out() or "neither has arrived"
+        open_ = "the bound leaves it open" if r.bound == "≥" else "did not go on to the target"
+        parts.append(open_ if r.n else left)
     advice = study.advice.get(method)
     if advice is not None:
         parts.append(advice.reason.split(" over ")[0])
