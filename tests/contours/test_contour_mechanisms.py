@@ -93,6 +93,22 @@ def test_a_strict_tolerance_takes_more_turns():
     assert off[1] < 0.02 < 0.1 < off[0] and ends[1].residual < 0.01
 
 
+def test_slow_returns_are_not_closed_while_more_than_the_tolerance_is_left():
+    "A turn takes off a fifth only: where two returns are half a pixel apart, two pixels are left"
+    c, f = circle(60, 192, k=math.log(1.25) / (2 * math.pi * 60))
+    how = dict(tol=0.5, reach=20.0, transient=0, limit=5e4)
+    orbit = orbits(f[0], torch.tensor([[c + 70, c]]), **how)[0]
+    assert orbit.closed and orbit.residual < 0.5
+    assert float((orbit.points - c).norm(dim=1).mean()) - 60 < 0.6
+
+
+def test_agents_that_whirl_into_a_point_have_come_to_rest():
+    "Their returns settle too, but a loop of less than two pixels is none"
+    y, x = torch.meshgrid(*[torch.arange(64.0) - 32] * 2, indexing="ij")
+    whirl = 0.1 * torch.stack([-0.05 * x - y, x - 0.05 * y])
+    assert orbits(whirl, torch.tensor([[40.0, 32.0]]), transient=0)[0].reason == "came to rest"
+
+
 def test_the_watched_orbit_closes_when_its_returns_agree():
     method = LabelDynamics(shapes()["disc"], FlowKnobs(k=0.005, agents=1), seed=1)
     method.place(64.0, 108.0)
@@ -133,9 +149,10 @@ def test_the_busiest_orbit_is_that_of_most_agents_not_the_largest():
 
 
 def test_a_path_that_crosses_the_other_way_has_not_come_back():
+    "Three quarters of a turn around a thin shape: the other side is near, and crossed backwards"
     t = torch.linspace(0, 1.5 * math.pi, 200)
-    ring = torch.stack([20 + 2 * t.cos(), 20 + 2 * t.sin()], 1)
-    assert [o.reason for o in closing(ring[:, None], near=9.0)] == ["no return"]
+    thin = torch.stack([20 + 10 * t.cos(), 20 + t.sin()], 1)
+    assert [o.reason for o in closing(thin[:, None])] == ["no return"]
 
 
 # Pairs and the net
