@@ -124,6 +124,7 @@ def test_a_piece_shows_the_same_place_of_image_map_and_label(monkeypatch):
 
 def test_the_polish_goes_gently_and_rates_rise_and_fall():
     m = made(knobs={"polish": 40, "steps": 40, "lr": 4e-3, "gentle": 0.25})
+    assert m.phases[-1] == ("polish", None, 0, 40), "all blocks together, after the last"
     rates = []
     for phase in (m.phases[0], m.phases[-1]):
         m.enter(phase)

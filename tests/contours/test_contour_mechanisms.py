@@ -102,13 +102,6 @@ def test_slow_returns_are_not_closed_while_more_than_the_tolerance_is_left():
     assert float((orbit.points - c).norm(dim=1).mean()) - 60 < 0.6
 
 
-def test_agents_that_whirl_into_a_point_have_come_to_rest():
-    "Their returns settle too, but a loop of less than two pixels is none"
-    y, x = torch.meshgrid(*[torch.arange(64.0) - 32] * 2, indexing="ij")
-    whirl = 0.1 * torch.stack([-0.05 * x - y, x - 0.05 * y])
-    assert orbits(whirl, torch.tensor([[40.0, 32.0]]), transient=0)[0].reason == "came to rest"
-
-
 def test_the_watched_orbit_closes_when_its_returns_agree():
     method = LabelDynamics(shapes()["disc"], FlowKnobs(k=0.005, agents=1), seed=1)
     method.place(64.0, 108.0)

@@ -75,6 +75,14 @@ def test_frees_are_followed_on_the_way_back():
     assert m.now == 0
 
 
+def test_the_peak_stays_where_less_is_held_later():
+    net = tower()
+    with saved_bytes() as m:
+        net(image()).sum().backward()
+        net[:1](image()).sum().backward()
+    assert m.peak == 5 * ONE
+
+
 def test_views_and_second_users_count_once_and_weights_never():
     w, x = nn.Parameter(torch.randn(8, 8)), torch.randn(100, 8, requires_grad=True)
     with saved_bytes() as m:
@@ -132,6 +140,10 @@ def test_wrapped_modules_predict_as_before():
     with torch.no_grad():
         assert torch.equal(wrapped(x), net(x))
     assert torch.equal(wrapped(x), net(x)) and wrapped(x).requires_grad
+    with saved_bytes() as m:
+        y = wrapped(x)
+        assert m.now <= ONE, "its input alone is kept"
+        y.sum().backward()
 
 
 def test_cuda_is_asked_for_by_name():
