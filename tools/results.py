@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from deffi_lab.core.machine import in_words
+from deffi_lab.study import shipped
 from deffi_lab.study.curves import Runs, by_budget, median_labels, reaches
 from deffi_lab.study.evidence import Gain, describe, ratio_cell, table
 from deffi_lab.study.shipped import gains, metric, runs
@@ -430,6 +432,27 @@ def memory() -> list[str]:
     ]
 
 
+def provenance() -> list[str]:
+    "On which machines each ledger was measured, one line a ledger"
+    lines = []
+    for file in dict.fromkeys(shipped.FILES.values()):
+        count: dict[str, int] = {}
+        for study in (s for s, f in shipped.FILES.items() if f == file):
+            for record, n in shipped.machines(study):
+                name = in_words(record) if record else "unknown (before 0.5)"
+                count[name] = count.get(name, 0) + n
+        words = "; ".join(f"{name}: {n:,} points" for name, n in count.items())
+        lines.append(f"* `{file}`: measured on {words}")
+    return [
+        "## Measured on",
+        "The same seed gives the same draws everywhere, but sums differ in their last bit with the "
+        "number of threads and with the processor, and a training makes other weights of that: "
+        "compare means over seeds between machines, never single runs. A point says what it was "
+        "computed on since 0.5.",
+        "\n".join(lines),
+    ]
+
+
 MEANS = {
     "speedup": "peer / ours",
     "share": "ours / peer",
@@ -485,7 +508,8 @@ def bench_row(r: dict) -> list[str]:
 
 def page() -> str:
     "The whole page"
-    parts = [HEAD, *selection(), *boosting(), *outlines(), *blocks(), *memory(), *benches()]
+    parts = [HEAD, *selection(), *boosting(), *outlines(), *blocks(), *memory()]
+    parts += [*provenance(), *benches()]
     return "\n\n".join(parts) + "\n"
 
 

@@ -124,6 +124,7 @@ def state_dict(self: Rounds) -> dict:
         "value": p.value,
         "seconds": p.seconds,
         "metrics": dict(p.metrics),
+        "machine": dict(p.machine or {}),
         "order": torch.as_tensor(np.array(p.order)),
         "next": torch.as_tensor(np.array(p.next)),
     }
@@ -150,6 +151,7 @@ def load_state_dict(self: Rounds, state: dict) -> None:
         p["order"].cpu().numpy(),
         p["next"].cpu().numpy(),
         p["metrics"],
+        p.get("machine", {}),
     )
     self.points = [[back(p) for p in run] for run in state["points"]]
     self.failures = [tuple(f) for f in state["failures"]]

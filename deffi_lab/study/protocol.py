@@ -22,6 +22,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ..core.ledger import Point
+from ..core.machine import machine, threads
 from ..core.pool import Pool
 from ..core.step import drain, make_generator, pick_device, under
 from ..data.images import ImageSet, cifar10, fashion_mnist, mnist
@@ -328,18 +329,21 @@ def point(run: SeedRun, seconds: float) -> Point:
     "A run that has been measured, as the ledger keeps it"
     rest = dict(run.metrics)
     ints = lambda v: np.asarray(v, np.int32)
-    return Point(
-        len(run.order), rest.pop("value"), seconds, ints(run.order.cpu()), ints(run.next), rest
-    )
+    order, value, here = ints(run.order.cpu()), rest.pop("value"), machine(run.pool.x.device)
+    return Point(len(order), value, seconds, order, ints(run.next), rest, here)
 
 
 @dataclass(frozen=True)
 class FairRound:
-    "What a `Sweep` runs: one round of a task by a recipe, in any process"
+    """What a `Sweep` runs: one round of a task by a recipe, in any process.
+
+    One thread, so that the points do not depend on how many cores were free."""
 
     recipe: Recipe = Recipe()
     device: str = "auto"
 
     def __call__(self, task: Task, last: Sequence[Point | None]) -> list[Point | Exception]:
         check_methods([task.method])
-        return drain(play(world(task.data, self.recipe, self.device), self.recipe, task, last))
+        with threads(1):
+            home = world(task.data, self.recipe, self.device)
+            return drain(play(home, self.recipe, task, last))

@@ -19,6 +19,7 @@ from itertools import count, groupby, product
 from typing import Any
 
 from ..core.ledger import Key, Ledger, Point
+from ..core.machine import machine
 from ..core.patch import patch
 
 # %% ../../nbs/study/sweep.ipynb #7d534dc6
@@ -140,11 +141,22 @@ def call(round: Round, task: Task, last: list[Point | None]) -> list[Point | str
         out = list(round(task, last))
     except Exception as e:
         if len(task.seeds) == 1:
-            return ["".join(traceback.format_exception(e))]
+            return [_text(e)]
         return [call(round, replace(task, seeds=(s,)), [p])[0] for s, p in zip(task.seeds, last)]
     if len(out) != len(task.seeds):
         return [f"ValueError: {len(out)} points for {len(task.seeds)} seeds"] * len(task.seeds)
-    return [p if isinstance(p, Point) else "".join(traceback.format_exception(p)) for p in out]
+    here = machine()
+    return [_stamped(p, here) if isinstance(p, Point) else _text(p) for p in out]
+
+
+def _stamped(p: Point, here: dict) -> Point:
+    "The point with the machine of this worker, unless the round has named one"
+    return replace(p, machine=here) if p.machine is None else p
+
+
+def _text(error: Exception) -> str:
+    "An error with its traceback"
+    return "".join(traceback.format_exception(error))
 
 # %% ../../nbs/study/sweep.ipynb #e4d11607
 @dataclass

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rounds import content, digits, go, slow
 
 from deffi_lab.core.ledger import APPLICATION, Key, Ledger, LedgerError, Point
+from deffi_lab.core.machine import in_words, machine
 
 fork = get_context("fork")
 A = Key("mnist", "random", 0, 0)
@@ -145,13 +146,72 @@ def test_a_copy_may_hold_the_lists_of_labels(tmp_path):
             assert (p.order.tolist(), p.next.tolist()) == (order, following)
 
 
+def back_to(version, ledger):
+    "Makes a ledger what it was at schema 2, which knew no machines"
+    ledger._db.execute("ALTER TABLE points DROP COLUMN machine")
+    ledger._db.execute("DROP TABLE machines")
+    ledger._db.execute(f"PRAGMA user_version={version}")
+
+
+def test_a_ledger_without_machines_is_read_as_it_is_and_its_points_stay_unknown(tmp_path):
+    path = filled(tmp_path / "l")
+    with Ledger(path, "test") as ledger:
+        before = ledger.columns()
+        back_to(2, ledger)
+    raw, key = path.read_bytes(), Key("mnist", "a", 0, 0)
+    with Ledger(path, "test", readonly=True) as ledger:
+        assert ledger.machines() == [({}, 30)] and ledger.points(key)[0].machine == {}
+        assert all((ledger.columns()[k] == v).all() for k, v in before.items())
+        ledger.export(tmp_path / "copy")
+    assert path.read_bytes() == raw
+    with Ledger(tmp_path / "copy", "test", readonly=True) as copy:
+        assert copy.machines() == [({}, 30)]
+    with Ledger(path, "test") as ledger:  # converted
+        assert ledger.machines() == [({}, 30)]
+        ledger.add(key, Point(60, 0.9))
+        assert ledger.machines() == [({}, 30), (machine(), 1)]
+        with pytest.raises(LedgerError, match="that was on: unknown; this is: .*threads"):
+            ledger.add(key, Point(10, 0.123))
+
+
+def test_a_point_says_what_it_was_computed_on(tmp_path):
+    there = machine() | {"threads": 96, "processor": "Other 9000"}
+    with Ledger(tmp_path / "l", "test") as ledger:
+        ledger.add(A, Point(1, 0.5))
+        ledger.add(A, Point(2, 0.5, machine=there))
+        ledger.add(A, Point(3, 0.5, machine={}))
+        assert [p.machine for p in ledger.points(A)] == [machine(), there, {}]
+        ledger.export(tmp_path / "small")
+    with Ledger(tmp_path / "small", "test", readonly=True) as small:
+        assert [p.machine for p in small.points(A)] == [machine(), there, {}]
+        assert sorted(n for _, n in small.machines()) == [1, 1, 1]
+        assert there in [record for record, _ in small.machines()]
+
+
+def test_another_result_from_another_machine_names_both_and_what_differs(tmp_path):
+    here, there = machine(), machine() | {"bf16": not machine()["bf16"], "processor": "Other 9000"}
+    with Ledger(tmp_path / "l", "test") as ledger:
+        ledger.add(A, Point(1, 0.5))
+        ledger.add(A, Point(1, 0.5, machine=there))  # the same result: no matter from where
+        with pytest.raises(LedgerError) as e:
+            ledger.add(A, Point(1, 0.6, machine=there))
+        said = str(e.value)
+        assert in_words(here) in said and in_words(there) in said
+        assert "Other 9000" in said and "differ in" in said and f"bf16: {here['bf16']}" in said
+        assert "threads" not in said.split("differ in")[1]
+        with pytest.raises(LedgerError, match="the same words must give the same numbers"):
+            ledger.add(A, Point(1, 0.6))
+        assert [p.value for p in ledger.points(A)] == [0.5]
+
+
 def test_a_ledger_of_the_former_schema_is_converted_with_all_its_points(tmp_path):
     with Ledger(filled(tmp_path / "l"), "test") as ledger:
         before = ledger.columns()
+        back_to(2, ledger)
         ledger._db.execute("ALTER TABLE points RENAME COLUMN metrics TO told")
         ledger._db.execute("PRAGMA user_version=1")
     raw = (tmp_path / "l").read_bytes()
-    with pytest.raises(LedgerError, match="schema 1, this deffi_lab reads 2; open it once without"):
+    with pytest.raises(LedgerError, match="schema 1, this deffi_lab reads 2 to 3; open it"):
         Ledger(tmp_path / "l", "test", readonly=True)
     assert (tmp_path / "l").read_bytes() == raw
     Ledger(tmp_path / "l", "test").close()

@@ -52,6 +52,17 @@ def test_the_page_is_what_the_tool_makes_and_the_same_twice():
     assert made.page() == PAGE
 
 
+def test_each_ledger_has_a_line_that_says_where_it_was_measured():
+    lines = [ln for ln in PAGE.splitlines() if re.match(r"\* `\w+\.sqlite`: measured on ", ln)]
+    assert len(lines) == len(list((ROOT / "deffi_lab/assets").glob("*.sqlite")))
+    for line in lines:
+        name = line.split("`")[1]
+        path = f"file:{ROOT}/deffi_lab/assets/{name}?mode=ro&immutable=1"
+        ((points,),) = sqlite3.connect(path, uri=True).execute("SELECT count(*) FROM points")
+        said = [int(n.replace(",", "")) for n in re.findall(r": ([\d,]+) points", line)]
+        assert sum(said) == points, line
+
+
 @pytest.mark.parametrize(
     "study, method, row",
     [

@@ -17,7 +17,17 @@ from deffi_lab.study.curves import (
 )
 from deffi_lab.study.evidence import Claim, ControlMissing, describe, gain, labels_cell, table
 from deffi_lab.study.intervals import student
-from deffi_lab.study.shipped import CLAIMS, FILES, claims, columns, gains, metric, runs, settings
+from deffi_lab.study.shipped import (
+    CLAIMS,
+    FILES,
+    claims,
+    columns,
+    gains,
+    machines,
+    metric,
+    runs,
+    settings,
+)
 from deffi_lab.study.statistics import difference_at, dominance, ratio
 
 X = 20 * 2 ** np.arange(6)
@@ -158,6 +168,15 @@ def test_labels_that_were_never_enough():
 
 
 # ---- what ships ----
+@pytest.mark.parametrize("study", FILES)
+def test_each_point_that_ships_counts_for_one_machine(study):
+    counts = machines(study)
+    assert sum(n for _, n in counts) == len(columns(study)["labels"])
+    assert all(
+        not record or {"processor", "threads", "bf16"} <= set(record) for record, _ in counts
+    )
+
+
 @pytest.mark.parametrize("study", FILES)
 def test_shipped_columns_are_read_only_and_settings_are_there(study):
     c = columns(study)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deffi_lab.core.ledger import Point
+from deffi_lab.core.machine import machine, threads
 from deffi_lab.core.run import Run
 from deffi_lab.core.step import drain, make_generator
 from deffi_lab.data.images import from_arrays, mnist
@@ -227,6 +228,17 @@ def test_a_strategy_that_fails_for_a_seed_takes_no_other_along(home, monkeypatch
     assert points[0] == good[0] and points[2] == good[2]
     assert isinstance(points[1], RuntimeError) and str(points[1]) == "no more questions"
     assert isinstance(one(home, "margin", QUICK, seeds=(1,))[0], RuntimeError)
+
+
+def test_points_do_not_depend_on_the_threads_and_say_what_they_depend_on(fair):
+    task, out = Task("some", "margin", 0, (10, 20), (0, 1)), {}
+    for n in (1, 2):
+        with threads(n):
+            out[n] = fair(task, [None, None])
+            assert torch.get_num_threads() == n  # as before
+    assert out[1] == out[2]
+    with threads(1):
+        assert all(p.machine == machine() for p in out[1] + out[2])
 
 
 def test_fair_round_runs_a_task_and_names_bad_input(fair):

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
 import pytest
 import rounds
+import torch
 from rounds import BUDGETS, content, go, nearest_mean, plan
 
 from deffi_lab.core.ledger import Key, Ledger, Point
@@ -37,6 +39,30 @@ def test_a_study_in_this_process(tmp_path, whole):
         assert (again.done, again.skipped) == (0, 40)
     values = [v for _, n, v, *_ in whole if n == 160]
     assert len(whole) == 40 and min(values) > 0.45 and len(set(values)) > 4
+
+
+def elsewhere(task: Task, last: list) -> list:
+    "Points of a round that names its machine"
+    return [replace(p, machine={"device": "Card 7"}) for p in nearest_mean(task, last)]
+
+
+def in_a_worker(task: Task, last: list) -> list:
+    "Computes on as many threads as no other process here"
+    torch.set_num_threads(7)
+    return nearest_mean(task, last)
+
+
+def test_a_point_names_the_machine_of_its_worker(tmp_path):
+    for round, name in ((elsewhere, "named"), (in_a_worker, "worker")):
+        with Ledger(tmp_path / name, "test") as ledger:
+            make = lambda: ProcessPoolExecutor(1, spawn)
+            Sweep(round, plan(2), ledger).run(make if name == "worker" else None, progress=False)
+            ((record, n),) = ledger.machines()
+            assert n == 20
+            if name == "named":
+                assert record == {"device": "Card 7"}
+            else:
+                assert record["threads"] == 7 != torch.get_num_threads()
 
 
 def test_groups_do_not_change_the_numbers(tmp_path, whole):
