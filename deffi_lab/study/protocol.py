@@ -182,8 +182,10 @@ class NetworkClassifier:
     "A fresh network for each run, trained from scratch"
 
     def train(self, runs: list[SeedRun], recipe: Recipe) -> Iterator[float]:
-        "Trains the networks of all runs as one; yields the loss"
+        """Trains the networks of all runs as one; yields the loss. A run ends with the same
+        weights whoever is in its group; one alone is trained beside a copy of itself for that."""
         device, x = runs[0].pool.x.device, runs[0].pool.x
+        runs = runs if len(runs) > 1 else runs * 2  # one alone: other kernels, other numbers
         tag = [(r.seed, len(r.order)) for r in runs]
         c, size = x.shape[1], x.shape[2]
         nets = [

@@ -230,6 +230,12 @@ def test_a_strategy_that_fails_for_a_seed_takes_no_other_along(home, monkeypatch
     assert isinstance(one(home, "margin", QUICK, seeds=(1,))[0], RuntimeError)
 
 
+def test_a_seed_has_the_same_numbers_alone_and_in_any_group(home):
+    alone = one(home, "margin", SMALL, seeds=(1,))[0]
+    for seeds in ((0, 1), (1, 2, 3)):
+        assert one(home, "margin", SMALL, seeds=seeds)[seeds.index(1)] == alone
+
+
 def test_points_do_not_depend_on_the_threads_and_say_what_they_depend_on(fair):
     task, out = Task("some", "margin", 0, (10, 20), (0, 1)), {}
     for n in (1, 2):

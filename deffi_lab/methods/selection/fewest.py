@@ -74,7 +74,8 @@ class FewestLabels:
     measured.
 
     `encoder`: trained on the pool's images without labels; `graph`: of its embedding, where it is
-    at hand.
+    at hand. `bf16`: whether trainings round their products to bfloat16 (None: where that is fast,
+    so on another processor the same seed gives other numbers).
     For the eye: `curve` [(labels, accuracy)], `spread` [(labels, share of the pool that the graph
     has right)] where
     `truth` [n] is given for it, `order` of the labels, `selection`. ValueError for a schedule that
@@ -93,6 +94,7 @@ class FewestLabels:
         schedule: tuple[int, ...] = (20, 30, 50, 75, 100),
         graph: Graph | None = None,
         truth: Int[Tensor, "m"] | None = None,
+        bf16: bool | None = None,
     ):
         self.knobs = knobs or FewestKnobs()
         check_knobs(self.knobs)
@@ -103,7 +105,7 @@ class FewestLabels:
                 f"{schedule[-1]} labels are to be bought: the pool has {len(pool)} samples"
             )
         self.pool, self.encoder, self.x_test, self.y_test = pool, encoder, x_test, y_test
-        self.schedule, self.seed, self.truth = tuple(schedule), seed, truth
+        self.schedule, self.seed, self.truth, self.bf16 = tuple(schedule), seed, truth, bf16
         self._first = F.normalize(predict(encoder.features, pool.x), dim=1), graph
         self.reset()
 
@@ -255,8 +257,8 @@ def _train(self: FewestLabels) -> Iterator[tuple[str, dict]]:
         return propagated + WEIGHT * F.cross_entropy(logits[k.batch :], y[k.batch :])
 
     cycle = one_cycle(steps, 0.2)
-    fit = Fit(net, loss, draw, steps=steps, lr=lr, schedule=cycle, weight_decay=1e-3, generator=g)
-    for step in fit:
+    how = dict(schedule=cycle, weight_decay=1e-3, generator=g, bf16=self.bf16)
+    for step in Fit(net, loss, draw, steps=steps, lr=lr, **how):
         yield "train", step.metrics
     return net
 
