@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 
+from deffi_lab.core import train
+from deffi_lab.core.machine import threads
 from deffi_lab.core.pool import Pool
 from deffi_lab.core.run import Run
 from deffi_lab.core.step import make_generator
@@ -27,7 +29,14 @@ def truth(data, n: int = 1000):
 
 
 def method(
-    data, oracle=None, n: int = 1000, seed: int = 0, encoder=None, schedule=SCHEDULE, **more
+    data,
+    oracle=None,
+    n: int = 1000,
+    seed: int = 0,
+    encoder=None,
+    schedule=SCHEDULE,
+    bf16=None,
+    **more,
 ) -> FewestLabels:
     knobs = FewestKnobs(
         **(
@@ -54,6 +63,7 @@ def method(
         seed,
         schedule=schedule,
         truth=data.y[:n],
+        bf16=bf16,
     )
 
 
@@ -70,6 +80,18 @@ def rounds(m: FewestLabels, n: int) -> FewestLabels:
             n -= 1
         if not n:
             return m
+
+
+def test_a_named_precision_does_not_depend_on_the_processor(data, monkeypatch):
+    named, left = {}, {}
+    for fast in (False, True):
+        monkeypatch.setattr(train, "bf16_is_fast", lambda device, fast=fast: fast)
+        for bf16, out in ((False, named), (None, left)):
+            with threads(1):
+                m = end(method(data, schedule=(20,), bf16=bf16))
+            out[fast] = torch.cat([p.detach().flatten() for p in m.net.parameters()])
+    assert torch.equal(named[False], named[True]) and torch.equal(named[False], left[False])
+    assert not torch.equal(left[False], left[True])
 
 
 def equal(a: FewestLabels, b: FewestLabels) -> bool:
