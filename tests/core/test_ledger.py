@@ -195,10 +195,10 @@ def test_another_result_from_another_machine_names_both_and_what_differs(tmp_pat
         ledger.add(A, Point(1, 0.5, machine=there))  # the same result: no matter from where
         with pytest.raises(LedgerError) as e:
             ledger.add(A, Point(1, 0.6, machine=there))
-        said = str(e.value)
-        assert in_words(here) in said and in_words(there) in said
-        assert "Other 9000" in said and "differ in" in said and f"bf16: {here['bf16']}" in said
-        assert "threads" not in said.split("differ in")[1]
+        text = str(e.value)
+        assert in_words(here) in text and in_words(there) in text
+        assert "Other 9000" in text and "differ in" in text and f"bf16: {here['bf16']}" in text
+        assert "threads" not in text.split("differ in")[1]
         with pytest.raises(LedgerError, match="the same words must give the same numbers"):
             ledger.add(A, Point(1, 0.6))
         assert [p.value for p in ledger.points(A)] == [0.5]

@@ -59,8 +59,8 @@ def test_each_ledger_has_a_line_that_says_where_it_was_measured():
         name = line.split("`")[1]
         path = f"file:{ROOT}/deffi_lab/assets/{name}?mode=ro&immutable=1"
         ((points,),) = sqlite3.connect(path, uri=True).execute("SELECT count(*) FROM points")
-        said = [int(n.replace(",", "")) for n in re.findall(r": ([\d,]+) points", line)]
-        assert sum(said) == points, line
+        counts = [int(n.replace(",", "")) for n in re.findall(r": ([\d,]+) points", line)]
+        assert sum(counts) == points, line
 
 
 @pytest.mark.parametrize(
