@@ -17,8 +17,8 @@ A table is a file tools/mutants/<chapter>.toml with one entry for each mutant:
 
 Each mutant is applied to a copy of the package in a temporary folder, which the tests import in
 place of the package; nothing in the working tree changes. First the tests must pass with a copy
-that is as it was. A mutant is caught where a test fails; a mutant that cannot be imported, whose
-tests are not found or take longer than the limit is not caught.
+that is as it was. A mutant is caught where a test fails. It is not caught where it cannot be
+imported or names what is not there, or where its tests are not there or take too long.
 """
 
 import argparse
@@ -40,6 +40,7 @@ PACKAGE, TABLES = ROOT / "deffi_lab", ROOT / "tools" / "mutants"
 LINKED = ("assets", "static")  # folders of the package that hold no module
 LIMIT = 300  # seconds that the tests of a mutant may take
 QUIET = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not browser and not cuda"]
+SLIPS = ("NameError", "UnboundLocalError", "ImportError", "ModuleNotFoundError")
 WORDS = {0: "missed", 1: "caught", 124: "too slow"}  # any other return code: broken
 
 
@@ -122,7 +123,9 @@ def tested(mutant: Mutant, changed: bool, limit: float = LIMIT) -> Verdict:
             code, text = 124, ""
         failed = re.search(r"^(?:FAILED|ERROR) \S*?([\w.]+\.py(?:::\S+)?)", text, re.M)
         first = failed[1] if failed else (text.strip().splitlines() or [""])[-1]
-        return Verdict(WORDS.get(code, "broken"), first, time.monotonic() - began)
+        slip = re.search(rf"^E +(?:\w+\.)*({'|'.join(SLIPS)})\b", text, re.M)
+        word = "broken" if slip else WORDS.get(code, "broken")
+        return Verdict(word, slip[1] if slip else first, time.monotonic() - began)
 
 
 def judged(chosen: list[Mutant], changed: bool, jobs: int, limit: float) -> list[Verdict]:

@@ -72,6 +72,7 @@ def test_a_copy_is_changed_and_the_package_is_not(tmp_path):
         ("assert True", "missed"),
         ("import time; time.sleep(60)", "too slow"),
         ("import os; os._exit(7)", "broken"),
+        ("assert nothing_of_that_name", "broken"),
     ],
 )
 def test_what_the_tests_say_is_read_rightly(tmp_path, body, word):
