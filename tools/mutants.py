@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,10 +128,12 @@ def tested(mutant: Mutant, changed: bool, limit: float = LIMIT) -> Verdict:
         return Verdict(word, slip[1] if slip else first, time.monotonic() - began)
 
 
-def judged(chosen: list[Mutant], changed: bool, jobs: int, limit: float) -> list[Verdict]:
-    "The verdicts of mutants, `jobs` at once"
+def judged(
+    chosen: list[Mutant], changed: bool, jobs: int, limit: float
+) -> Iterator[tuple[Mutant, Verdict]]:
+    "Mutants and their verdicts in their order, as they come; `jobs` at once"
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda m: tested(m, changed, limit), chosen))
+        yield from zip(chosen, pool.map(lambda m: tested(m, changed, limit), chosen))
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -167,14 +169,14 @@ def main(words: list[str]) -> int:
     for m in chosen:
         m.of((PACKAGE / m.file).read_text("utf-8"))
     plain = list({(m.tests, m.only): m for m in chosen}.values())
-    for m, v in zip(plain, judged(plain, False, a.jobs, a.limit)):
+    for m, v in judged(plain, False, a.jobs, a.limit):
         if v.word != "missed":
             print(f"without a mutant the tests must pass: {m.tests} {m.only}: {v.word}: {v.first}")
             return 2
-    verdicts = judged(chosen, True, a.jobs, a.limit)
-    for m, v in zip(chosen, verdicts):
-        print(f"{v.word:8} {v.seconds:5.0f} s  {m.name:60} {v.first}")
-    caught = sum(v.word == "caught" for v in verdicts)
+    caught = 0
+    for m, v in judged(chosen, True, a.jobs, a.limit):
+        caught += v.word == "caught"
+        print(f"{v.word:8} {v.seconds:5.0f} s  {m.name:60} {v.first}", flush=True)
     print(f"{caught} of {len(chosen)} mutants caught")
     if a.row:
         record(caught, len(chosen))
