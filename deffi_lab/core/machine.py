@@ -66,7 +66,7 @@ def in_words(record: dict) -> str:
     where = record.get("processor", UNKNOWN)
     if record.get("device", "cpu") != "cpu":
         where = f"{record['device']} beside {where}"
-    precision = "bfloat16" if record.get("bf16") else "float32"
+    precision = "bfloat16 by default" if record.get("bf16") else "float32"
     return ", ".join([where, precision, *(f"{k} {v}" for k, v in rest.items())])
 
 

@@ -38,7 +38,11 @@ def test_other_kernels_are_another_machine():
 def test_one_line_names_a_machine():
     record = machine() | {"processor": "Some 9000", "threads": 3, "bf16": True, "limits": ""}
     text = in_words(record)
-    assert text.startswith("Some 9000, bfloat16") and "threads 3" in text and "limits" not in text
+    assert (
+        text.startswith("Some 9000, bfloat16 by default")
+        and "threads 3" in text
+        and "limits" not in text
+    )
     assert "float32" in in_words(record | {"bf16": False})
     assert in_words(record | {"device": "Card 7"}).startswith("Card 7 beside Some 9000")
     assert in_words({}) == "unknown"
