@@ -165,6 +165,16 @@ def test_killed_and_resumed_with_the_same_bits(name, kind, tmp_path):
     assert second.index == STEPS and second.rate == straight.rate
 
 
+def test_a_state_in_memory_stays_while_training_goes_on():
+    first, second = fit(schedule=cosine(STEPS)), fit(seed=3, schedule=cosine(STEPS))
+    for _ in zip(range(5), first):
+        pass
+    state = first.state_dict()
+    rest = losses(first)
+    second.load_state_dict(state)
+    assert losses(second) == rest
+
+
 def test_several_generators_and_bare_parameters_resume():
     def made(seed):
         w = nn.Parameter(torch.zeros(4))
