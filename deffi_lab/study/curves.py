@@ -214,9 +214,9 @@ def band(
         raise ValueError("no runs: at least 1 seed is needed")
     values, seeds, rows = by_budget(runs), seeds_by_budget(runs), []
     for x, v in values.items():
-        clusters = clusters_of(seeds[x], runs)[0]
-        mean = cluster_means(v, clusters).mean()
-        rows.append((x, mean, *(student(v, level, clusters) if len(v) > 1 else (mean, mean))))
+        clusters, here = clusters_of(seeds[x], runs)[0], np.array(v)
+        mean = cluster_means(here, clusters).mean()
+        rows.append((x, mean, *(student(here, level, clusters) if len(v) > 1 else (mean, mean))))
     labels, mean, low, high = np.array(rows).T
     return labels, mean, low, high
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -103,7 +104,7 @@ def paired_difference(
             raise ValueError(f"budgets do not overlap: one begins at {low:g}, one ends at {high:g}")
         statistic = lambda x, y: log_auc(x, y, low, high)
     d = [statistic(*a[s]) - statistic(*b[s]) for s in seeds]
-    how = dict(level=level, resamples=resamples, seed=seed)
+    how: dict[str, Any] = dict(level=level, resamples=resamples, seed=seed)
     return _paired(d, *clusters_of(seeds, a, b), **how)
 
 
@@ -182,7 +183,7 @@ class Ratio:
         "'2.5× fewer', '1.3× more', 'at least 51× fewer', 'at most 1.2× more', 'open'"
         if self.bound and self.limit is None or not self.n:
             return "open"
-        v = self.limit if self.bound else self.ratio
+        v = self.ratio if self.limit is None else self.limit
         word = "fewer" if v >= 1 else "more"
         if not self.bound:
             return f"{times(max(v, 1 / v))}× {word}"
@@ -244,7 +245,7 @@ def ratio(
         up, down = up + more, down + less
         at.append(s)
         logs.append(np.log(b.labels / a.labels))
-    rest = dict(neither=never, at_once=at_once, level=level)
+    rest: dict[str, Any] = dict(neither=never, at_once=at_once, level=level)
     if not logs:
         return Ratio(np.nan, np.nan, np.nan, 0, "?", **rest)
     clusters, shared = clusters_of(at, ours, peer)
